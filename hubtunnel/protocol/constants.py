@@ -6,7 +6,7 @@ limits and timers that two hubs may set differently.
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import Enum, IntEnum, StrEnum
 
 from hubtunnel.crypto import MLKEM_CIPHERTEXT_LEN, MLKEM_PUBLIC_LEN, TAG_LEN, X25519_LEN
 
@@ -28,6 +28,43 @@ NO_PSK = bytes(PSK_LEN)
 KEY_ID_LEN = 8
 LINK_PUBLIC_LEN = X25519_LEN + MLKEM_PUBLIC_LEN  # 1216
 EPHEMERAL_SEED_LEN = 96  # 32 X25519 private ‖ 64 ML-KEM seed
+
+# --- labels (PROTOCOL.md 2) -----------------------------------------------------------------------------------
+
+
+class Domain(bytes, Enum):
+    """Labels that stand alone: as the salt of an Extract, or at the head of what is hashed or signed."""
+
+    IDENTITY = b"hubtunnel/1 identity"
+    LINK_KEY = b"hubtunnel/1 link key"
+    PAIR = b"hubtunnel/1 pair"
+    HEDGE = b"hubtunnel/1 hedge"
+    HANDSHAKE = b"hubtunnel/1 handshake"
+    RATCHET = b"hubtunnel/1 ratchet"
+    CARD = b"hubtunnel/1 card"
+    CARD_HASH = b"hubtunnel/1 card hash"
+
+
+class Label(StrEnum):
+    """Labels of Expand, which puts "hubtunnel/1 " before them and a NUL behind."""
+
+    HINT = "hint"
+    GATE = "gate"
+    CHAIN = "chain"
+    HEDGE = "hedge"
+    EPHEMERAL = "ephemeral"
+    AUTH_R = "auth R"
+    AUTH_I = "auth I"
+    DATA_I = "data I"
+    DATA_R = "data R"
+    ROOT = "root"
+    SESSION_ID = "session id"
+    KEY = "key"
+    IV = "iv"
+    STEP = "step"
+    RESUME_I = "resume I"
+    RESUME_R = "resume R"
+
 
 # --- handshake messages: field, length in bytes; offsets follow from the order (PROTOCOL.md 4.1) -------------
 
