@@ -1,0 +1,156 @@
+"""Files that must survive a crash, and files that nobody else may read.
+
+Everything of ours that is written is written here: to a temporary name beside the target, flushed, renamed, and
+the folder flushed, so that a crash at any point leaves the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from hubtunnel.crypto import random_bytes
+from hubtunnel.errors import KeyFileError
+
+SERVICE_USER = "hubtunnel"
+PRIVATE_MODE = 0o600
+PUBLIC_MODE = 0o644
+STATE_MODE = 0o700
+PRIVATE_FILE_MAX = 64 * 1024  # no private file of ours is near this; what is larger is another file
+
+
+def service_owner() -> tuple[int, int] | None:
+    """(uid, gid) of the user that the daemon runs as, or None where that user does not exist."""
+    try:
+        entry = pwd.getpwnam(SERVICE_USER)
+    except KeyError:
+        return None
+    return entry.pw_uid, entry.pw_gid
+
+
+def state_owner() -> tuple[int, int] | None:
+    """Whom state and key files are given to: the service user where we are root and it exists, else nobody else."""
+    return service_owner() if os.geteuid() == 0 else None
+
+
+def atomic_write(
+    path: Path, data: bytes, *, mode: int = PUBLIC_MODE, owner: tuple[int, int] | None = None, replace: bool = True
+) -> None:
+    """Write `data` to `path` so that a crash leaves the old file or the new one, durably once this returns.
+
+    `owner` is (uid, gid) for the new file; without it, that of the file replaced is kept where we may. With `replace`
+    false an existing file is an error (`FileExistsError`), found and refused by the kernel in one step.
+    """
+    temporary = path.with_name(f".{path.name}.{random_bytes(6).hex()}.new")
+    if owner is None and replace:
+        owner = _owner_of(path)
+    try:
+        _write_new(temporary, data, mode, owner)
+        if replace:
+            os.replace(temporary, path)
+        else:
+            os.link(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(path: Path, mode: int, owner: tuple[int, int] | None = None) -> None:
+    """Make `path` (and what leads to it) unless it is there; only a folder made here gets `mode` and `owner`."""
+    if path.is_dir():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir(mode=mode)
+    path.chmod(mode)
+    if owner is not None:
+        os.chown(path, *owner)
+    sync_folder(path.parent)
+
+
+def read_private(path: Path, what: str) -> bytes:
+    """The bytes of a file that only its owner may read.
+
+    Raises `KeyFileError`, with the cure, when it is missing, not a plain file, another's, or open to others. Mode and
+    owner are those of the file that was opened, so that nothing can be swapped in between.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as exc:
+        raise KeyFileError(f"{path}: {what} cannot be read: {exc.strerror}") from exc
+    with open(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        problem = private_problem(path, found, what)
+        if problem:
+            raise KeyFileError(problem)
+        data = file.read(PRIVATE_FILE_MAX + 1)
+    if len(data) > PRIVATE_FILE_MAX:
+        raise KeyFileError(f"{path}: too large for {what}")
+    return data
+
+
+def private_problem(path: Path, found: os.stat_result, what: str) -> str | None:
+    """What is wrong with the kind, mode or owner of a private file, with the cure; None when nothing is."""
+    if not stat.S_ISREG(found.st_mode):
+        return f"{path}: {what} must be a plain file"
+    if stat.S_IMODE(found.st_mode) & 0o177:
+        return f"{path}: {what} has mode {stat.S_IMODE(found.st_mode):04o}, others might read it: chmod 0600 {path}"
+    allowed = {os.geteuid()}
+    service = state_owner()
+    if service is not None:
+        allowed.add(service[0])
+    if found.st_uid not in allowed:
+        return f"{path}: {what} belongs to {user_name(found.st_uid)}, not to {user_name(os.geteuid())}: chown it"
+    return None
+
+
+def user_name(uid: int) -> str:
+    """A user's name, or its number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid {uid}"
+
+
+def _owner_of(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    if os.geteuid() != 0:
+        return None
+    return found.st_uid, found.st_gid
+
+
+def _write_new(path: Path, data: bytes, mode: int, owner: tuple[int, int] | None) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE_MODE)
+    with open(descriptor, "wb") as file:
+        if owner is not None:
+            os.fchown(descriptor, *owner)
+        os.fchmod(descriptor, mode)
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+
+
+@contextlib.contextmanager
+def umask(mask: int) -> Iterator[None]:
+    """The process's umask for a while."""
+    old = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(old)
