@@ -1,0 +1,145 @@
+"""A mail server that keeps what it is given: the MTA behind each hub of the demo."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from aiosmtpd.smtp import SMTP, Envelope, Session
+
+from hubtunnel.demo.letters import Letter
+
+MAX_MESSAGE = 64 * 1024 * 1024
+PROXY_TIMEOUT_S = 5.0
+
+
+@dataclass
+class Arrived:
+    """What the sink saw under one recipient address."""
+
+    sha256: bytes
+    size: int
+    sender: str
+    times: int = 1
+
+
+@dataclass
+class Verdict:
+    """A comparison of what was sent with what a sink holds."""
+
+    identical: int = 0
+    missing: list[str] = field(default_factory=list)
+    altered: list[str] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+
+    @property
+    def clean(self) -> bool:
+        """Every letter arrived once, and as it was sent."""
+        return not (self.missing or self.altered or self.doubled)
+
+    def add(self, other: Verdict) -> None:
+        """Take the counts of another comparison into this one."""
+        self.identical += other.identical
+        self.missing += other.missing
+        self.altered += other.altered
+        self.doubled += other.doubled
+
+    def faults(self) -> str:
+        """What is wrong, with the first few names; empty when nothing is."""
+        parts = []
+        for word in ("missing", "altered", "doubled"):
+            names: list[str] = getattr(self, word)
+            if names:
+                parts.append(f"{len(names)} {word} ({', '.join(names[:3])}{' …' if len(names) > 3 else ''})")
+        return ", ".join(parts)
+
+
+class Sink:
+    """An SMTP server on loopback, as an async context manager; `port` is its own choice.
+
+    With `proxy`, every connection has to begin with a PROXY header, as a daemon sends it, and `proxied` counts them.
+    With `keep`, messages that no letter of the demo explains are written there as files, one each.
+    """
+
+    def __init__(self, name: str, *, proxy: bool, keep: Path | None = None) -> None:
+        self.name = name
+        self.port = 0
+        self.arrived: dict[str, Arrived] = {}
+        self.bytes = 0
+        self.proxied = 0
+        self.sources: set[str] = set()
+        self.keep = keep
+        self.kept: list[Path] = []
+        self._proxy = proxy
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._session, "127.0.0.1", 0, backlog=256)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self._server.wait_closed()
+
+    def _session(self) -> SMTP:
+        return SMTP(
+            self,
+            hostname=self.name,
+            data_size_limit=MAX_MESSAGE,
+            enable_SMTPUTF8=True,
+            proxy_protocol_timeout=PROXY_TIMEOUT_S if self._proxy else None,
+            loop=asyncio.get_running_loop(),
+        )
+
+    async def handle_PROXY(  # noqa: N802
+        self, server: SMTP, session: Session, envelope: Envelope, proxy_data: object
+    ) -> bool:
+        """Take the PROXY header of a connection; aiosmtpd closes one whose header is missing or broken."""
+        self.proxied += 1
+        self.sources.add(str(getattr(proxy_data, "src_addr", "")))
+        return True
+
+    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802
+        """Keep the hash of a message; the answer is the 250 that hands responsibility over."""
+        content = envelope.content
+        assert isinstance(content, bytes)
+        digest = await asyncio.to_thread(_sha256, content)
+        for recipient in envelope.rcpt_tos:
+            self._note(recipient, Arrived(digest, len(content), envelope.mail_from or ""), content)
+        self.bytes += len(content)
+        return "250 2.0.0 kept"
+
+    def _note(self, recipient: str, arrived: Arrived, content: bytes) -> None:
+        if self.keep is not None:
+            path = self.keep / f"{len(self.kept) + 1:04}.eml"
+            path.write_bytes(content)
+            self.kept.append(path)
+        known = self.arrived.setdefault(recipient, arrived)
+        if known is not arrived:
+            known.times += 1
+
+    def compare(self, letters: Sequence[Letter]) -> Verdict:
+        """Compare `letters`, which were sent here, with what arrived."""
+        verdict = Verdict()
+        for letter in letters:
+            arrived = self.arrived.get(letter.recipient)
+            if arrived is None:
+                verdict.missing.append(letter.recipient)
+            elif arrived.times > 1:
+                verdict.doubled.append(letter.recipient)
+            elif arrived.sha256 != letter.sha256 or arrived.sender != letter.sender:
+                verdict.altered.append(letter.recipient)
+            else:
+                verdict.identical += 1
+        return verdict
+
+
+def _sha256(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
