@@ -19,9 +19,9 @@ import msgspec
 from hubtunnel.errors import KeyFileError
 from hubtunnel.identity import fingerprint
 from hubtunnel.identity.files import read_private
-from hubtunnel.protocol.constants import CARD_NAME_MAX, DEFAULT_PORT, PSK_LEN
+from hubtunnel.identity.names import is_host_name
+from hubtunnel.protocol.constants import DEFAULT_PORT, PSK_LEN
 
-_LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -224,11 +224,6 @@ def read_psk(path: Path) -> Secret:
     if len(set(key)) < 8:
         raise KeyFileError(f"{path}: these bytes are not random; `openssl rand -hex 32` makes such a text")
     return Secret(key)
-
-
-def is_host_name(name: str) -> bool:
-    """Whether `name` is made of labels as host names and mail domains have them."""
-    return len(name) <= CARD_NAME_MAX and bool(name) and all(_LABEL.fullmatch(part) for part in name.split("."))
 
 
 def _from_hex_or_base64(text: bytes) -> bytes | None:

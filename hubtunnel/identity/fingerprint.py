@@ -12,7 +12,6 @@ from functools import cache
 
 from mnemonic import Mnemonic
 
-from hubtunnel.crypto import H
 from hubtunnel.errors import HubtunnelError
 from hubtunnel.protocol.constants import IDFP_LEN
 
@@ -33,11 +32,6 @@ _IGNORED = str.maketrans("", "", " \t\r\n-\u2010\u2011\u2012\u2013\u2014\u00a0")
 
 class FingerprintError(HubtunnelError):
     """What was typed is not a fingerprint; the text says where, if it can be told."""
-
-
-def identity_fingerprint(ed25519: bytes, mldsa65: bytes) -> bytes:
-    """`idfp`: the 32 bytes that stand for an identity (PROTOCOL.md, identities)."""
-    return H(b"hubtunnel/1 identity\0", ed25519, mldsa65)
 
 
 def to_text(idfp: bytes) -> str:

@@ -1,0 +1,78 @@
+"""Cards as text that can be pasted into a mail: base64 between a begin and an end line.
+
+Comment lines repeat name, serial and fingerprint for people and are never read for meaning. A text may hold several
+cards, and anything before, between and after them.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable
+
+from hubtunnel.errors import CardError
+from hubtunnel.identity.card import SignedCard
+from hubtunnel.identity.fingerprint import to_text
+from hubtunnel.protocol.constants import CARD_MAX, Code
+
+BEGIN = "-----BEGIN HUBTUNNEL CARD-----"
+END = "-----END HUBTUNNEL CARD-----"
+TEXT_MAX = 16 * CARD_MAX  # characters of a text with cards
+CARDS_MAX = 1024
+_LINE = 72
+
+
+def armour(signed: SignedCard) -> str:
+    """One card as text, ending in a newline."""
+    encoded = base64.b64encode(signed.data).decode("ascii")
+    lines = [encoded[i : i + _LINE] for i in range(0, len(encoded), _LINE)]
+    comments = [
+        f"# name: {signed.card.name}",
+        f"# serial: {signed.card.serial}",
+        f"# fingerprint: {to_text(signed.card.idfp)}",
+    ]
+    return "\n".join([BEGIN, *comments, "", *lines, END, ""])
+
+
+def armour_all(cards: Iterable[SignedCard]) -> str:
+    """Several cards as one text."""
+    return "\n".join(armour(signed) for signed in cards)
+
+
+def dearmour(text: str) -> list[SignedCard]:
+    """The cards in `text`, one or more. Raises `CardError` when there is none or one of them is damaged."""
+    if len(text) > TEXT_MAX:
+        raise CardError(Code.CARD_LIMIT.word, f"{len(text)} characters are too many for a card")
+    cards: list[SignedCard] = []
+    block: list[str] | None = None
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if stripped == BEGIN:
+            if block is not None:
+                raise _damaged(f"line {number}: a card begins before the one before it ended")
+            block = []
+        elif stripped == END:
+            if block is None:
+                raise _damaged(f"line {number}: a card ends that did not begin")
+            cards.append(SignedCard.parse(_decode(block)))
+            block = None
+        elif block is not None and stripped and not stripped.startswith("#"):
+            block.append(stripped)
+        if len(cards) > CARDS_MAX:
+            raise CardError(Code.CARD_LIMIT.word, f"more than {CARDS_MAX} cards in one text")
+    if block is not None:
+        raise _damaged(f"its last line, {END!r}, is missing: copied in part?")
+    if not cards:
+        raise _damaged(f"there is no line {BEGIN!r}; `hubtunnel card` on the hub prints its card")
+    return cards
+
+
+def _decode(lines: list[str]) -> bytes:
+    try:
+        return binascii.a2b_base64("".join(lines), strict_mode=True)
+    except (binascii.Error, ValueError) as exc:
+        raise _damaged(f"the base64 text is damaged: {exc}") from None
+
+
+def _damaged(text: str) -> CardError:
+    return CardError(Code.PROTOCOL.word, f"not a card: {text}")

@@ -1,0 +1,229 @@
+"""From configuration and state to what a daemon needs: own link keys, and of every peer the link keys to trust.
+
+`peers.d/NAME.toml` and `NAME.card` say what is wished; the state says what was accepted. A card in `NAME.card` is taken
+into the state when the pin vouches for it (the first one) or it follows the accepted one, and never takes the state
+back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from hubtunnel.config.model import Config, Peer
+from hubtunnel.errors import CardError, ConfigError, KeyFileError
+from hubtunnel.identity.armour import TEXT_MAX, dearmour
+from hubtunnel.identity.card import Card, SignedCard
+from hubtunnel.identity.chain import accept_chain, shared_key
+from hubtunnel.identity.published import refuse_published
+from hubtunnel.identity.state import PeerCards, State, StateError
+from hubtunnel.protocol.constants import Code
+from hubtunnel.protocol.pair import LinkPublic, LinkSecret
+
+_OURSELVES = "the pin is this hub's own identity; a hub is not its own peer"
+
+
+class Notice(NamedTuple):
+    """Something to log that stops nothing; an alarm is a security event."""
+
+    alarm: bool
+    text: str
+
+
+@dataclass(frozen=True)
+class PeerKeys:
+    """What is trusted of one peer."""
+
+    config: Peer
+    cards: PeerCards
+    psk: bytes | None = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The name under which it is configured, whatever its card says."""
+        return self.config.name
+
+    @property
+    def idfp(self) -> bytes:
+        """The fingerprint of its present identity: that pinned, or its successor by a card that both signed."""
+        return self.cards.latest.card.idfp
+
+    @property
+    def links(self) -> tuple[LinkPublic, ...]:
+        """Its link keys, of every window."""
+        return self.cards.latest.card.link_keys
+
+
+@dataclass(frozen=True)
+class HubKeys:
+    """What is trusted of us and of every peer, as the files say now."""
+
+    idfp: bytes
+    card: SignedCard
+    links: tuple[LinkSecret, ...]
+    peers: tuple[PeerKeys, ...]
+    notices: tuple[Notice, ...]
+
+    def peer(self, name: str) -> PeerKeys | None:
+        """The peer configured under that name."""
+        return next((peer for peer in self.peers if peer.name == name), None)
+
+
+def load_hub(config: Config, state: State, *, allow_published: bool = False) -> HubKeys:
+    """Own keys and every peer's, checked against each other.
+
+    Cards of `peers.d` that are newly accepted are stored where `state` is writable. `allow_published` is for tests
+    only. Raises `ConfigError` with everything that is wrong; then nothing was stored.
+    """
+    problems: list[str] = []
+    own_cards, links, notices = _own(state, problems)
+    if not own_cards:
+        raise ConfigError(problems)
+    own = own_cards[-1]
+    peers, peer_notices, changed = _peers(config, state, own_cards, problems)
+    if not allow_published:
+        problems += refuse_published(str(state.folder), own.card.idfp, [key.public for key in links])
+        for peer in peers:
+            keys = [key.public for key in peer.links]
+            problems += refuse_published(str(peer.config.path), peer.idfp, keys, peer.psk)
+    if problems:
+        raise ConfigError(problems)
+    if state.writable:
+        for peer in changed:
+            state.set_peer(peer.config.pin, peer.cards)
+    return HubKeys(own.card.idfp, own, tuple(links), tuple(peers), (*notices, *peer_notices))
+
+
+def read_card_file(peer: Peer) -> list[SignedCard]:
+    """The cards in `NAME.card`, none when there is no such file. Raises `CardError` or `OSError`."""
+    try:
+        with open(peer.card_path, encoding="utf-8", errors="replace") as file:
+            return dearmour(file.read(TEXT_MAX + 1))
+    except FileNotFoundError:
+        return []
+
+
+# --- own keys -----------------------------------------------------------------------------------------------------
+
+
+def _own(state: State, problems: list[str]) -> tuple[list[SignedCard], list[LinkSecret], list[Notice]]:
+    """Our cards and the link keys that a card of ours lists: no peer can know any other."""
+    try:
+        cards = state.cards()
+        found, unreadable = state.link_keys()
+    except StateError as exc:
+        problems.append(str(exc))
+        return [], [], []
+    problems += unreadable
+    if not cards:
+        problems.append(f"{state.folder / 'cards'}: there is no card of this hub; restore the folder from a backup")
+        return [], [], []
+    latest = cards[-1]
+    listed = {key.id: key for signed in cards for key in signed.card.link_keys}
+    notices: list[Notice] = []
+    links: list[LinkSecret] = []
+    for key in found:
+        path = state.link_key_path(key.id)
+        if key.id in latest.card.revoked:
+            notices.append(Notice(False, f"{path}: is revoked and not used"))
+        elif key.id not in listed:
+            notices.append(Notice(False, f"{path}: is in no card of this hub, so no peer knows it; not used"))
+        elif key.public != listed[key.id].public:
+            problems.append(f"{path}: is not the link key {key.id.hex()} of this hub's card; restore it from a backup")
+        else:
+            links.append(key)
+    for listed_key in latest.card.link_keys:
+        if not state.link_key_path(listed_key.id).exists():
+            text = f"link key {listed_key.id.hex()} of card {latest.card.serial} has no file in {state.folder / 'keys'}"
+            notices.append(Notice(False, text))
+    if not links and not unreadable:
+        problems.append(f"{state.folder / 'keys'}: holds no link key of this hub's cards; restore it from a backup")
+    return cards, links, notices
+
+
+# --- peers --------------------------------------------------------------------------------------------------------
+
+
+def _peers(
+    config: Config, state: State, own: list[SignedCard], problems: list[str]
+) -> tuple[list[PeerKeys], list[Notice], list[PeerKeys]]:
+    accepted = {peer.pin: cards for peer in config.peers if (cards := _accepted(state, peer, problems)) is not None}
+    in_force: dict[bytes, Card] = {pin: cards.latest.card for pin, cards in accepted.items()}
+    peers: list[PeerKeys] = []
+    changed: list[PeerKeys] = []
+    notices: list[Notice] = []
+    # Those accepted before come first, so that of two that clash it is the newcomer that is refused.
+    for peer in sorted(config.peers, key=lambda peer: peer.pin not in accepted):
+        before = accepted.get(peer.pin)
+        others = [signed.card for signed in own] + [card for pin, card in in_force.items() if pin != peer.pin]
+        try:
+            if peer.pin == own[-1].card.idfp:
+                raise CardError(Code.REFUSED.word, _OURSELVES)
+            cards, notice = _offered(peer, before, others)
+        except (CardError, OSError) as exc:
+            problems.append(f"{peer.card_path}: {exc.strerror if isinstance(exc, OSError) else exc}")
+            continue
+        notices += notice
+        clash = _same_hub(peer, cards.latest.card, own[-1].card, in_force)
+        if clash:
+            problems.append(f"{peer.path}: pin: {clash}")
+            continue
+        in_force[peer.pin] = cards.latest.card
+        peers.append(PeerKeys(peer, cards, peer.psk))
+        if cards is not before:
+            changed.append(peers[-1])
+    peers.sort(key=lambda peer: peer.name)
+    return peers, notices, changed
+
+
+def _accepted(state: State, peer: Peer, problems: list[str]) -> PeerCards | None:
+    try:
+        cards = state.peer(peer.pin)
+    except (StateError, KeyFileError) as exc:
+        problems.append(str(exc))
+        return None
+    if cards is not None and cards.first.card.idfp != peer.pin:
+        problems.append(f"{state.peer_path(peer.pin)}: holds the cards of another identity; restore it from a backup")
+        return None
+    return cards
+
+
+def _offered(peer: Peer, before: PeerCards | None, others: list[Card]) -> tuple[PeerCards, list[Notice]]:
+    """What is in force of a peer once `NAME.card` was looked at. Raises `CardError` when there is nothing to trust."""
+    if before is None:
+        cards = read_card_file(peer)
+        if not cards:
+            raise CardError(
+                Code.REFUSED.word,
+                "there is no such file, and no card of this peer was accepted before; "
+                "`hubtunnel card` on the peer prints it, `hubtunnel peer add` stores it",
+            )
+        taken = accept_chain(peer.pin, None, cards)
+        _refuse_shared(taken[-1], others)
+        return PeerCards(taken[0], taken[-1]), []
+    try:
+        offered = [signed for signed in read_card_file(peer) if signed.card.hash != before.latest.card.hash]
+        if not offered:
+            return before, []
+        taken = accept_chain(peer.pin, before.latest, offered)
+        _refuse_shared(taken[-1], others)
+    except (CardError, OSError) as exc:
+        alarm = isinstance(exc, CardError) and exc.code != Code.CARD_OLDER.word
+        text = f"{peer.card_path}: ignored: {exc}; the accepted card {before.latest.card.serial} stays in force"
+        return before, [Notice(alarm, text)]
+    return PeerCards(before.first, taken[-1]), []
+
+
+def _refuse_shared(newcomer: SignedCard, others: list[Card]) -> None:
+    shared = shared_key(newcomer.card, others)
+    if shared is not None:
+        raise CardError(Code.REFUSED.word, f"the card lists a key that is another hub's already ({shared})")
+
+
+def _same_hub(peer: Peer, card: Card, own: Card, in_force: dict[bytes, Card]) -> str | None:
+    if card.idfp == own.idfp:
+        return _OURSELVES
+    for pin, other in in_force.items():
+        if pin != peer.pin and other.idfp == card.idfp:
+            return f"is the same hub as another peer, which now has the identity of {other.name}"
+    return None
