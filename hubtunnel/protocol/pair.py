@@ -184,9 +184,7 @@ class HintTable:
 
     __slots__ = ("_table", "contexts", "hour", "seen")
 
-    def __init__(
-        self, contexts: Iterable[PairContext], unix_time: float, seen: SeenGates | None = None
-    ) -> None:
+    def __init__(self, contexts: Iterable[PairContext], unix_time: float, seen: SeenGates | None = None) -> None:
         self.contexts = tuple(contexts)
         self.hour = hour_of(unix_time)
         self.seen = seen or SeenGates()

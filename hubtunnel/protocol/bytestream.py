@@ -1,0 +1,141 @@
+"""The DATA byte stream under the frames: offsets that outlive carriers (PROTOCOL.md 7.2, BS1–BS6)."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from hubtunnel.errors import ProtocolError
+from hubtunnel.protocol import constants as c
+
+
+class Budget:
+    """Memory of the whole hub: bytes in all queues and resend buffers together.
+
+    Shared by every link. Half used: windows stop growing and shrink to their tight value; fully used: no new streams.
+    """
+
+    __slots__ = ("limit", "peak", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self.peak = 0
+
+    def take(self, n: int) -> None:
+        """`n` bytes more are held."""
+        self.used += n
+        if self.used > self.peak:
+            self.peak = self.used
+
+    def give(self, n: int) -> None:
+        """`n` bytes were let go."""
+        self.used -= n
+
+    @property
+    def tight(self) -> bool:
+        """Whether half of the limit is used: nothing grows any more."""
+        return self.used * 2 >= self.limit
+
+    @property
+    def full(self) -> bool:
+        """Whether the limit is reached: nothing new is taken on."""
+        return self.used >= self.limit
+
+
+class SendBuffer:
+    """What was sent and is not acknowledged, in the records in which it was first sent.
+
+    A chunk is a record's plaintext: a type byte, then stream bytes. `base` is the first byte not acknowledged, `next`
+    the next one to be sent on this carrier, `end` the number of bytes ever sent.
+    """
+
+    __slots__ = ("_again", "_budget", "_kept", "base", "end", "next")
+
+    def __init__(self, budget: Budget) -> None:
+        self.base = 0
+        self.next = 0
+        self.end = 0
+        self._budget = budget
+        self._kept: deque[tuple[int, bytes]] = deque()  # (offset behind the chunk, chunk)
+        self._again: deque[tuple[int, bytes]] = deque()
+
+    @property
+    def pending(self) -> bool:
+        """Whether something is to be sent again before anything new (BS5)."""
+        return bool(self._again)
+
+    def keep(self, chunk: bytes) -> None:
+        """BS1: a new record's plaintext goes out; keep it until it is acknowledged."""
+        self.end += len(chunk) - 1
+        self.next = self.end
+        self._kept.append((self.end, chunk))
+        self._budget.take(len(chunk))
+
+    def acknowledge(self, offset: int) -> None:
+        """BS3: the peer took everything below `offset`. Raises `ProtocolError` for more than was sent."""
+        if offset > self.next:
+            raise ProtocolError(f"acknowledged {offset}, sent {self.next}", "bad_record")
+        if offset <= self.base:
+            return
+        self.base = offset
+        kept = self._kept
+        while kept and kept[0][0] <= offset:
+            self._budget.give(len(kept.popleft()[1]))
+
+    def rewind(self, offset: int) -> None:
+        """BS5: on a new carrier, send again from `offset`, which the peer has named; nothing below is needed."""
+        self.next = self.end  # so that what an earlier carrier had sent counts as sent
+        self.acknowledge(offset)
+        self.next = self.base
+        self._again = deque(self._kept)
+
+    def again(self) -> bytes | None:
+        """The next record to be sent again."""
+        if not self._again:
+            return None
+        end, chunk = self._again.popleft()
+        start = end - (len(chunk) - 1)
+        if start < self.next:  # the peer has a part of it
+            chunk = chunk[:1] + chunk[1 + self.next - start :]
+        self.next = end
+        return chunk
+
+    def clear(self) -> None:
+        """Let everything go: the session is over."""
+        self._budget.give(sum(len(chunk) for _, chunk in self._kept))
+        self._kept.clear()
+        self._again.clear()
+
+
+class ReceiveCount:
+    """BS2: how much of the peer's stream was taken off carriers, and when that is to be said."""
+
+    __slots__ = ("_unacked", "ack_at", "due", "offset")
+
+    def __init__(self) -> None:
+        self.offset = 0
+        self.due = False
+        self.ack_at: float | None = None
+        self._unacked = 0
+
+    def took(self, n: int, now: float) -> None:
+        """`n` bytes were taken off the carrier."""
+        self.offset += n
+        self._unacked += n
+        if self._unacked >= c.ACK_BYTES:
+            self.due = True
+        elif self.ack_at is None and n:
+            self.ack_at = now + c.ACK_DELAY
+
+    def said(self) -> int:
+        """An ACK (or RESUME, RESUMED) goes out now: the offset that it carries."""
+        self.due = False
+        self.ack_at = None
+        self._unacked = 0
+        return self.offset
+
+    def handle_deadline(self, now: float) -> None:
+        """Make an ACK due when its delay is over."""
+        if self.ack_at is not None and now >= self.ack_at:
+            self.due = True
+            self.ack_at = None

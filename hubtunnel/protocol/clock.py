@@ -1,0 +1,165 @@
+"""A session's deadlines: facts in, deadlines out (PROTOCOL.md 6.3, 7.2, 7.4). Only this module knows what follows."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from hubtunnel.protocol import constants as c
+from hubtunnel.protocol.environment import Settings
+
+NEVER = float("inf")
+
+
+class Due(Enum):
+    """What a deadline asks for."""
+
+    RATCHET = auto()
+    STALLED = auto()
+    EPOCH_OVER = auto()
+    PING = auto()
+    DEAD = auto()
+    UNANSWERED = auto()
+    LINGER_OVER = auto()
+    CLOSE_OVER = auto()
+
+
+class SessionClock:
+    """When the next thing happens on a session, if nothing else does."""
+
+    __slots__ = (
+        "_at",
+        "_epoch_bytes",
+        "_first_data_at",
+        "_heard_at",
+        "_initiator",
+        "_ratchet_asked",
+        "_settings",
+        "_step_ended_at",
+        "_stepping",
+    )
+
+    def __init__(self, settings: Settings, *, initiator: bool) -> None:
+        self._settings = settings
+        self._initiator = initiator
+        self._at: dict[Due, float] = {}
+        self._heard_at = 0.0
+        self._first_data_at: float | None = None
+        self._epoch_bytes = 0
+        self._step_ended_at = -NEVER
+        self._stepping = False
+        self._ratchet_asked = False
+
+    # --- facts ----------------------------------------------------------------------------------------------
+
+    def on_attached(self, now: float, *, waiting: bool) -> None:
+        """A carrier is there; `waiting`: our first record still needs its answer."""
+        self._at.pop(Due.LINGER_OVER, None)
+        self._forget_epoch()
+        self._heard_at = now
+        self._at[Due.PING] = now + self._settings.keepalive
+        self._at[Due.DEAD] = now + c.DEAD_FACTOR * self._settings.keepalive
+        if waiting:
+            self._at[Due.UNANSWERED] = now + c.FIRST_RECORD_TIMEOUT
+
+    def on_lost(self, now: float) -> None:
+        """The carrier is gone."""
+        for due in (Due.PING, Due.DEAD, Due.UNANSWERED):
+            self._at.pop(due, None)
+        self._forget_epoch()
+        self._at.setdefault(Due.LINGER_OVER, now + self._settings.linger)
+
+    def shorten_linger(self, now: float, seconds: float) -> None:
+        """RV6: wait no longer than this for the carrier."""
+        at = self._at.get(Due.LINGER_OVER)
+        if at is not None:
+            self._at[Due.LINGER_OVER] = min(at, now + seconds)
+
+    def on_record(self, now: float) -> None:
+        """A record was received: the peer lives. Any record counts as progress of a step (RT11)."""
+        if now != self._heard_at:
+            self._heard_at = now
+            self._at[Due.DEAD] = now + c.DEAD_FACTOR * self._settings.keepalive
+            self._at[Due.PING] = now + self._settings.keepalive
+            if self._stepping:
+                self._at[Due.STALLED] = now + c.RATCHET_STALL
+
+    def on_answered(self) -> None:
+        """STARTED or RESUMED came."""
+        self._at.pop(Due.UNANSWERED, None)
+
+    def on_pinged(self, now: float) -> None:
+        """A PING was queued."""
+        self._at[Due.PING] = now + self._settings.keepalive
+
+    def on_data(self, n: int, now: float) -> None:
+        """A DATA record of `n` bytes went out or came in (RT4: the timer runs from the first one of an epoch)."""
+        self._epoch_bytes += n
+        if self._first_data_at is None:
+            self._first_data_at = now
+            self._at[Due.EPOCH_OVER] = now + c.EPOCH_AGE_MAX
+            self._plan_ratchet()
+
+    def on_traffic(self, records: int, now: float) -> Due | None:
+        """RT4, RT12: limits in records and bytes. EPOCH_OVER: the carrier must end now."""
+        if records >= c.EPOCH_RECORDS_MAX or self._epoch_bytes >= c.EPOCH_BYTES_MAX:
+            return Due.EPOCH_OVER
+        if records >= self._settings.ratchet_records or self._epoch_bytes >= self._settings.ratchet_bytes:
+            self.ask_ratchet(now)
+        return None
+
+    def ask_ratchet(self, now: float) -> None:
+        """A step as soon as the interval allows."""
+        if self._initiator and not self._stepping and not self._ratchet_asked:
+            self._ratchet_asked = True
+            self._at[Due.RATCHET] = max(now, self._step_ended_at + self._settings.ratchet_interval_min)
+
+    def on_step_begun(self, now: float) -> None:
+        """A ratchet step is in flight."""
+        self._stepping = True
+        self._ratchet_asked = False
+        self._at.pop(Due.RATCHET, None)
+        self._at[Due.STALLED] = now + c.RATCHET_STALL
+
+    def on_step_done(self, now: float) -> None:
+        """A ratchet step is through: a new epoch, without DATA so far."""
+        self._forget_epoch()
+        self._step_ended_at = now
+
+    def too_soon(self, now: float) -> bool:
+        """RT5: whether a responder refuses a step for coming right after the last one."""
+        return now - self._step_ended_at < self._settings.ratchet_interval_refused
+
+    def on_closing(self, now: float) -> None:
+        """CLOSE was sent."""
+        self._at.pop(Due.RATCHET, None)
+        self._at.setdefault(Due.CLOSE_OVER, now + c.CLOSE_ANSWER_TIMEOUT)
+
+    def stop(self) -> None:
+        """The session is over."""
+        self._at.clear()
+
+    def _forget_epoch(self) -> None:
+        self._stepping = False
+        self._ratchet_asked = False
+        self._first_data_at = None
+        self._epoch_bytes = 0
+        for due in (Due.RATCHET, Due.STALLED, Due.EPOCH_OVER):
+            self._at.pop(due, None)
+
+    def _plan_ratchet(self) -> None:
+        if self._initiator and self._first_data_at is not None and not self._stepping:
+            earliest = self._step_ended_at + self._settings.ratchet_interval_min
+            self._at[Due.RATCHET] = max(self._first_data_at + self._settings.ratchet_after, earliest)
+
+    # --- deadlines ------------------------------------------------------------------------------------------
+
+    def next_deadline(self) -> float:
+        """When `due` has something, in the caller's seconds."""
+        return min(self._at.values(), default=NEVER)
+
+    def due(self, now: float) -> list[Due]:
+        """What is due now, once."""
+        ready = [due for due, at in self._at.items() if at <= now]
+        for due in ready:
+            del self._at[due]
+        return ready

@@ -1,0 +1,315 @@
+"""Our lasting relation to one peer: its sessions and carriers, and which of them counts (PROTOCOL.md 7).
+
+The first record of a carrier says what it is (RS1–RS9); `rivals` decides between sessions.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+from hubtunnel.errors import HubtunnelError, ProtocolError
+from hubtunnel.protocol import constants as c
+from hubtunnel.protocol.bytestream import Budget
+from hubtunnel.protocol.carrier import Carrier
+from hubtunnel.protocol.constants import Code, Record
+from hubtunnel.protocol.environment import Environment, Settings
+from hubtunnel.protocol.events import Event, Job, Notice
+from hubtunnel.protocol.handshake import Established
+from hubtunnel.protocol.rivals import Rivals
+from hubtunnel.protocol.schedule import Seed
+from hubtunnel.protocol.session import Phase, Session
+from hubtunnel.protocol.streams import Stream
+from hubtunnel.protocol.wire import RESUME, RESUMED, START
+
+__all__ = ["Budget", "Link", "NotReady", "Settings"]
+
+
+class NotReady(HubtunnelError):
+    """No session can take a stream now. `code` is a `Code`, or None when there is simply no carrier."""
+
+    def __init__(self, text: str, code: int | None = None) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class Link:
+    """One peer. Bytes and times in; bytes, events, jobs and a deadline out.
+
+    Nothing here raises for what a peer sends. After any call drain `next_event` and `next_job`, flush `data_to_send` of
+    the carriers in `carriers`, and arm one timer for `next_deadline`.
+    """
+
+    def __init__(
+        self,
+        *,
+        own_idfp: bytes,
+        peer_idfp: bytes,
+        boot: bytes,
+        settings: Settings,
+        budget: Budget,
+        seed: Seed,
+        random: Callable[[int], bytes],
+    ) -> None:
+        self.sessions: list[Session] = []
+        self.carriers: list[Carrier] = []
+        self._env = Environment(own_idfp, peer_idfp, boot, settings, budget, seed, random)
+        self._rivals = Rivals(self._env)
+        self._numbers = 0
+        self._dial = 0
+        self._dials: OrderedDict[bytes, int] = OrderedDict()  # RS4: the highest dial accepted of each boot of the peer
+        self._first: dict[Carrier, float] = {}  # accepted carriers whose first record is awaited, and until when
+
+    @property
+    def settings(self) -> Settings:
+        """What sessions made from now on are given."""
+        return self._env.settings
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        self._env.settings = settings
+
+    # --- carriers -------------------------------------------------------------------------------------------
+
+    def attach(self, established: Established, now: float) -> Carrier:
+        """A TCP connection's handshake is done: start a session on it, resume one, or wait for what the peer says."""
+        self._numbers += 1
+        carrier = Carrier(self._numbers, established, now)
+        self.carriers.append(carrier)
+        if established.initiator:
+            self._dial += 1
+            session = next((s for s in self.sessions if s.wants_resume), None) or self._replaceable()
+            if session is not None:
+                session.resume(carrier, self._dial, now)
+            else:
+                session = Session(self._env, established, now)
+                self.sessions.append(session)
+                session.start(carrier, self._dial, now)
+        elif len(self._first) >= c.CARRIERS_PENDING_PER_LINK:
+            self._env.close_carrier(carrier, "limit", "too many carriers wait for their first record", fault=True)
+        else:
+            self._first[carrier] = now + c.FIRST_RECORD_TIMEOUT
+        if established.leftover:
+            self.receive_data(carrier, established.leftover, now)
+        return carrier
+
+    def _replaceable(self) -> Session | None:
+        """RS10: dialled while our own session still has a carrier: make before break."""
+        return next((s for s in self.sessions if s.initiator and s.phase is Phase.UP and not s.leaving), None)
+
+    def receive_data(self, carrier: Carrier, data: bytes, now: float) -> None:
+        """Bytes of a carrier's socket. Bytes of a carrier that was given up are ignored."""
+        if carrier.closed:
+            return
+        carrier.feed(data)
+        try:
+            while (record := carrier.next_record()) is not None:
+                self._record(carrier, *record, now)
+        except ProtocolError as exc:
+            self._carrier_failed(carrier, exc, now)
+        self._settle(now)
+
+    def _record(self, carrier: Carrier, kind: Record, plaintext: bytes, now: float) -> None:
+        session = carrier.session
+        if session is None:
+            self._first_record(carrier, kind, plaintext[1:], now)
+        elif kind is Record.RESUMED and plaintext[1] == 0:
+            self._refused(carrier, session, plaintext[1:], now)
+        else:
+            session.record(carrier, kind, plaintext, now)
+
+    def _carrier_failed(self, carrier: Carrier, exc: ProtocolError, now: float) -> None:
+        """RC6: at once and without a word; the session goes on."""
+        self._first.pop(carrier, None)
+        if carrier.session is not None and carrier.session.carrier is carrier:
+            carrier.session.drop_carrier(exc.code, str(exc), now, fault=True)
+        else:
+            self._env.close_carrier(carrier, exc.code, str(exc), fault=True)
+
+    def detach(self, carrier: Carrier, why: str, now: float) -> None:
+        """The TCP connection is gone."""
+        if carrier not in self.carriers:
+            return
+        self.carriers.remove(carrier)
+        self._first.pop(carrier, None)
+        session = carrier.session
+        carrier.stop()
+        if session is not None and session.carrier is carrier:
+            session.lost(carrier, why, now)
+        carrier.forget_keys()
+        self._settle(now)
+
+    def data_to_send(self, carrier: Carrier, now: float) -> bytes | bytearray:
+        """What the socket should be given now, at most about `SEAL_AHEAD` bytes; empty when there is nothing."""
+        out: list[bytes | bytearray] = []
+        size = carrier.seal_control(out)
+        session = carrier.session
+        if session is not None:
+            size += session.fill(carrier, out, size, now)
+        carrier.bytes_out += size
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    def has_output(self, carrier: Carrier) -> bool:
+        """Whether `data_to_send` would give something."""
+        session = carrier.session
+        return carrier.has_control or (session is not None and session.carrier is carrier and session.has_data)
+
+    # --- the first record of an accepted carrier --------------------------------------------------------------
+
+    def _first_record(self, carrier: Carrier, kind: Record, data: bytes, now: float) -> None:
+        """RS4: START or RESUME, of a dial that is newer than any accepted of that boot."""
+        del self._first[carrier]
+        if kind is Record.START:
+            boot, dial = START.get(data, "boot_I"), START.get_int(data, "dial")
+        elif kind is Record.RESUME:
+            boot, dial = RESUME.get(data, "boot_I"), RESUME.get_int(data, "dial")
+        else:
+            raise ProtocolError(f"{kind.name} as the first record", "bad_record")
+        if dial <= self._dials.get(boot, -1):
+            raise ProtocolError("a dial that is older than one accepted", "old_dial")
+        self._make_room(now)
+        self._dials[boot] = dial
+        self._dials.move_to_end(boot)
+        while len(self._dials) > c.BOOTS_REMEMBERED:
+            self._dials.popitem(last=False)
+        if kind is Record.RESUME:
+            sid = RESUME.get(data, "sid")
+            for session in self.sessions:
+                if session.sid == sid and session.accept_resume(carrier, data, now):
+                    self._rivals.on_resumed(session)
+                    return
+            carrier.queue(Record.RESUMED, RESUMED.pack(0, self._env.boot, 0, 0, bytes(c.HASH_LEN)))
+        session = Session(self._env, carrier.established, now)
+        self.sessions.append(session)
+        if kind is Record.START:
+            session.started(carrier, boot, now)
+        else:
+            session.adopt(carrier, boot, now)
+
+    def _make_room(self, now: float) -> None:
+        """At most `SESSIONS_PER_LINK`: the oldest without a carrier gives way; if all have one, the newcomer does."""
+        if len(self.sessions) < c.SESSIONS_PER_LINK:
+            return
+        oldest = next((s for s in self.sessions if s.carrier is None), None)
+        if oldest is None:
+            raise ProtocolError("too many sessions with this peer", "limit")
+        oldest.end(Code.LIMIT, "too many sessions with this peer", now)
+        self.sessions.remove(oldest)
+
+    def _refused(self, carrier: Carrier, session: Session, data: bytes, now: float) -> None:
+        """RS9: status 0: the peer has no such session; this carrier is a new one."""
+        if session.carrier is not carrier or not session.awaits_resumed:
+            raise ProtocolError("RESUMED on a session that runs", "bad_record")
+        boot = RESUMED.get(data, "boot_R")
+        if session.refused_resume(carrier, boot, now):
+            return
+        session.let_go(carrier)
+        session.end(Code.BROKEN, "the peer no longer has this session", now)
+        fresh = Session(self._env, carrier.established, now)
+        self.sessions.append(fresh)
+        fresh.adopt(carrier, boot, now)
+
+    # --- dialling -------------------------------------------------------------------------------------------
+
+    def wants_carrier(self, now: float) -> bool:
+        """DL1: whether to dial now: a session of ours to resume, or nothing that lives and nobody to wait for."""
+        if any(s.wants_resume for s in self.sessions):
+            return True
+        if self._first or any(
+            s.carrier is not None
+            and s.goaway_sent != Code.SUPERSEDED != s.goaway_received
+            and s.phase is not Phase.CLOSING
+            for s in self.sessions
+        ):
+            return False
+        return not any(s.grace_at is not None and now < s.grace_at for s in self.sessions)
+
+    # --- streams --------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether a stream can be opened now."""
+        return self._rivals.preferred(self.sessions) is not None
+
+    def open_stream(self, source: tuple[str, int] | None, now: float) -> Stream:
+        """ST1: a stream on the session that takes new ones. Raises `NotReady`."""
+        session = self._rivals.preferred(self.sessions)
+        if session is None:
+            leaving = next((s for s in self.sessions if s.live and s.leaving), None)
+            code = None if leaving is None else leaving.goaway_received
+            raise NotReady("no session with this peer", code)
+        if len(session.mux.streams) >= self._env.settings.streams_per_peer or self._env.budget.full:
+            raise NotReady("our own limit of streams or memory is reached", Code.LIMIT)
+        session.mux.now = now
+        return session.mux.open(source)
+
+    # --- control --------------------------------------------------------------------------------------------
+
+    def ping(self, now: float) -> bytes | None:
+        """Ask for a `Pong` event; its token, or None without a live carrier."""
+        session = self._rivals.preferred(self.sessions) or next((s for s in self.sessions if s.live), None)
+        return None if session is None else session.ping(now)
+
+    def rekey(self, now: float) -> bool:
+        """Ask for a ratchet step. False: there is no session that we dialled."""
+        return sum(s.rekey(now) for s in self.sessions) > 0
+
+    def send_frame(self, session: Session, frame: bytes) -> None:
+        """A frame about the whole session (cards, receipts)."""
+        session.mux.send_control(frame)
+
+    def drain(self, code: int, now: float) -> None:
+        """No new streams; each session is closed when its last stream has ended."""
+        for session in list(self.sessions):
+            if session.carrier is None or not session.greeted:
+                session.close(code, "drained without a carrier", now)
+            else:
+                session.goaway(code, now)
+        self._settle(now)
+
+    def close(self, code: int, now: float) -> None:
+        """End all sessions now: streams are reset, the peer is told."""
+        for session in list(self.sessions):
+            session.close(code, "closed by us", now)
+        self._settle(now)
+
+    # --- work and time ----------------------------------------------------------------------------------------
+
+    def next_job(self) -> Job | None:
+        """Public-key work for a thread."""
+        return self._env.jobs.popleft() if self._env.jobs else None
+
+    def job_done(self, job: Job, result: object, now: float) -> None:
+        """The result of a job, or the exception that it raised."""
+        if isinstance(job.owner, Session):
+            job.owner.job_done(job, result, now)
+            self._settle(now)
+
+    def next_event(self) -> Event | None:
+        """What happened, oldest first."""
+        return self._env.events.popleft() if self._env.events else None
+
+    def next_deadline(self) -> float | None:
+        """When `handle_deadline` is to be called, in the caller's monotonic seconds."""
+        at = min((s.next_deadline() for s in self.sessions), default=float("inf"))
+        at = min(at, min(self._first.values(), default=float("inf")), self._rivals.next_deadline())
+        return None if at == float("inf") else at
+
+    def handle_deadline(self, now: float) -> None:
+        """Do what is due at `now`."""
+        for session in list(self.sessions):
+            session.handle_deadline(now)
+        for carrier in [carrier for carrier, at in self._first.items() if at <= now]:
+            del self._first[carrier]
+            self._env.close_carrier(carrier, "silent", "no first record in time", fault=True)
+        self._settle(now)
+
+    def _settle(self, now: float) -> None:
+        """Drop what has ended, and let rivals be decided."""
+        if any(s.ended for s in self.sessions):
+            self.sessions = [s for s in self.sessions if not s.ended]
+        self._rivals.settle(self.sessions, now)
+
+    def note(self, code: str, text: str) -> None:
+        """A line for the log."""
+        self._env.events.append(Notice(code, text))

@@ -1,0 +1,238 @@
+"""The table of a session's streams, and whose turn it is to send (PROTOCOL.md 8.2, ST1, ST9, ST10)."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from hubtunnel.errors import ProtocolError
+from hubtunnel.protocol import constants as c
+from hubtunnel.protocol import frames
+from hubtunnel.protocol.bytestream import Budget
+from hubtunnel.protocol.constants import Code, Frame, Record
+from hubtunnel.protocol.events import (
+    Event,
+    StreamData,
+    StreamEnd,
+    StreamOpened,
+    StreamReset,
+    StreamWritable,
+)
+from hubtunnel.protocol.streams import State, Stream
+
+if TYPE_CHECKING:
+    from hubtunnel.protocol.session import Session
+
+_DATA_TYPE = bytes((Record.DATA,))
+# Room that a stream's turn needs at least: OPEN, CREDIT and END frames, and a data frame that is worth its header.
+TURN_MIN = 1024
+# A window grows when half of it was taken within this many round trips.
+GROW_WITHIN_RTTS = 2.0
+GROW_WITHIN_MIN = 0.01
+
+
+class Mux:
+    """Streams of one session. Frames in, events out; bytes for records when a carrier has room."""
+
+    __slots__ = (
+        "_control",
+        "_control_bytes",
+        "_events",
+        "_highest_opened",
+        "_next_own",
+        "_peer_odd",
+        "_ready",
+        "budget",
+        "goaway_code",
+        "goaway_last",
+        "now",
+        "opened",
+        "refused",
+        "reset",
+        "rtt",
+        "session",
+        "streams",
+        "streams_max",
+    )
+
+    def __init__(self, session: Session, events: deque[Event], budget: Budget, streams_max: int, now: float) -> None:
+        self.session = session
+        self.budget = budget
+        self.streams: dict[int, Stream] = {}
+        self.streams_max = streams_max
+        self.now = now  # the time of the last call into the core
+        self.rtt = 0.0  # round trip in seconds, 0 while unknown
+        self.opened = 0
+        self.refused = 0
+        self.reset = 0
+        self.goaway_code: int | None = None  # what we sent
+        self.goaway_last = 0
+        self._events = events
+        self._next_own = 1 if session.initiator else 2
+        self._peer_odd = 0 if session.initiator else 1
+        self._highest_opened = 0
+        self._control: deque[bytes] = deque()  # frames of stream 0, and RESETs: always first
+        self._control_bytes = 0
+        self._ready: deque[Stream] = deque()
+
+    # --- sending --------------------------------------------------------------------------------------------
+
+    def open(self, source: tuple[str, int] | None) -> Stream:
+        """ST1: a new stream of ours; its OPEN goes out with the next record."""
+        number = self._next_own
+        self._next_own += 2
+        stream = Stream(self, number, frames.encode(Frame.OPEN, number, frames.encode_open(source)))
+        self.streams[number] = stream
+        self.opened += 1
+        self.mark_ready(stream)
+        return stream
+
+    def send_control(self, frame: bytes) -> None:
+        """Queue a frame that goes before all stream data. Raises `ProtocolError` when the peer lets it pile up."""
+        self._control.append(frame)
+        self._control_bytes += len(frame)
+        if self._control_bytes > c.CONTROL_QUEUE_MAX:
+            raise ProtocolError("more than 1 MiB of control frames wait", "limit")
+
+    def send_reset(self, stream: Stream, code: int, *, unannounced: bool) -> None:
+        """ST5: RESET for a stream of the table; one whose OPEN never left needs no word."""
+        self._forget(stream)
+        if not unannounced:
+            self.send_control(frames.encode_reset(stream.id, code))
+
+    def send_goaway(self, code: int) -> None:
+        """ST9: take no new streams (but those in flight, when superseded)."""
+        self.goaway_code = code
+        self.goaway_last = self._highest_opened
+        self.send_control(frames.encode_goaway(code, self._highest_opened))
+
+    def mark_ready(self, stream: Stream) -> None:
+        """A stream may have something to send: give it a turn."""
+        if not stream.listed:
+            stream.listed = True
+            self._ready.append(stream)
+
+    @property
+    def has_output(self) -> bool:
+        """Whether `next_record` has something, window aside."""
+        return bool(self._control or self._ready)
+
+    def next_record(self) -> bytes | None:
+        """ST10: the plaintext of one DATA record, type byte first: as many whole frames as are ready and fit.
+
+        Frames of stream 0 first, then the streams in turn, a quantum each, so that a large mail never stands before
+        another session's reply.
+        """
+        parts: list[bytes | memoryview] = [_DATA_TYPE]
+        size = 0
+        room = c.RECORD_DATA_MAX
+        control = self._control
+        while control and size + len(control[0]) <= room:
+            frame = control.popleft()
+            size += len(frame)
+            self._control_bytes -= len(frame)
+            parts.append(frame)
+        ready = self._ready
+        if not control:
+            while ready and room - size >= TURN_MIN:
+                stream = ready.popleft()
+                stream.listed = False
+                if stream.closed:
+                    continue
+                size += self._turn(stream, parts, room - size)
+        return b"".join(parts) if size else None
+
+    def _turn(self, stream: Stream, parts: list[bytes | memoryview], room: int) -> int:
+        size = stream.emit(parts, room)
+        if stream.closed:
+            self._forget(stream)
+        elif stream.ready:
+            self.mark_ready(stream)
+        return size
+
+    def writable(self, stream: Stream) -> None:
+        """The shell may read the stream's local socket again."""
+        self._events.append(StreamWritable(stream))
+
+    def grown_window(self, window: int, granted_at: float) -> int:
+        """ST8: the receive window of a stream that keeps up: doubled, while there is memory."""
+        fast = self.now - granted_at <= max(GROW_WITHIN_RTTS * self.rtt, GROW_WITHIN_MIN)
+        if not fast or window >= c.CREDIT_MAX or self.budget.tight:
+            return window
+        return min(window * 2, c.CREDIT_MAX)
+
+    # --- receiving ------------------------------------------------------------------------------------------
+
+    def receive(self, kind: int, number: int, payload: bytes) -> None:
+        """A frame of a stream. Raises `ProtocolError`, which ends the session."""
+        if kind == Frame.OPEN:
+            self._open_received(number, payload)
+            return
+        stream = self.streams.get(number)
+        if stream is None:
+            self._check_was_opened(number)
+            return
+        if kind == Frame.DATA:
+            stream.data_received(len(payload))
+            if payload:
+                self._events.append(StreamData(stream, payload))
+        elif kind == Frame.CREDIT:
+            stream.credit_received(frames.decode_u32(payload))
+        elif kind == Frame.END:
+            stream.end_received()
+            self._events.append(StreamEnd(stream))
+            if stream.closed:
+                self._forget(stream)
+        elif kind == Frame.RESET:
+            stream.reset_received()
+            self.reset += 1
+            self._events.append(StreamReset(stream, frames.decode_u16(payload)))
+            self._forget(stream)
+
+    def _check_was_opened(self, number: int) -> None:
+        """ST3: late frames of a stream that is over are ignored; of one that never was they end the session."""
+        own = number % 2 != self._peer_odd
+        if (own and number >= self._next_own) or (not own and number > self._highest_opened):
+            raise ProtocolError(f"frame for stream {number}, which was never opened")
+
+    def _open_received(self, number: int, payload: bytes) -> None:
+        """ST1: the peer opens a stream; numbers of its own parity, rising."""
+        if number % 2 != self._peer_odd or number <= self._highest_opened:
+            raise ProtocolError(f"OPEN of stream {number}")
+        service, source = frames.decode_open(payload)
+        code = self._refusal(service)
+        self._highest_opened = number
+        if code is not None:
+            self.refused += 1
+            self.send_control(frames.encode_reset(number, code))
+            return
+        stream = Stream(self, number, None)
+        self.streams[number] = stream
+        self.opened += 1
+        self._events.append(StreamOpened(stream, service, source))
+
+    def _refusal(self, service: str) -> int | None:
+        if self.goaway_code is not None and self.goaway_code != Code.SUPERSEDED:
+            return self.goaway_code
+        if service != "smtp":
+            return Code.REFUSED
+        if len(self.streams) >= self.streams_max or self.budget.full:
+            return Code.LIMIT
+        return None
+
+    # --- ending ---------------------------------------------------------------------------------------------
+
+    def _forget(self, stream: Stream) -> None:
+        self.streams.pop(stream.id, None)
+        stream.discard()
+
+    def reset_all(self, code: int) -> None:
+        """The session is over: every stream with it."""
+        for stream in list(self.streams.values()):
+            stream.state = State.CLOSED
+            self.reset += 1
+            self._events.append(StreamReset(stream, code))
+            self._forget(stream)
+        self._control.clear()
+        self._control_bytes = 0
+        self._ready.clear()

@@ -1,0 +1,139 @@
+"""Records: sealing, opening, key steps, framing on the carrier (PROTOCOL.md 5)."""
+
+from __future__ import annotations
+
+from struct import Struct
+
+from hubtunnel import crypto
+from hubtunnel.errors import CryptoError, ProtocolError
+from hubtunnel.protocol import constants as c
+from hubtunnel.protocol.constants import Label, Record
+
+_HEADER = Struct(">BH")
+_IV_LEN = 12
+
+# RC4: types and the exact length of their data, by number; -1: any length.
+_DATA_LEN: tuple[int | None, ...] = tuple(
+    None
+    if number not in Record._value2member_map_
+    else (-1 if c.RECORD_DATA_LEN[Record(number)] is None else c.RECORD_DATA_LEN[Record(number)])
+    for number in range(256)
+)
+_RECORDS: tuple[Record | None, ...] = tuple(
+    Record(number) if number in Record._value2member_map_ else None for number in range(256)
+)
+
+
+class TrafficKey:
+    """One direction of one epoch: T, the AEAD under the key of now, and the counter (RC1, RC2).
+
+    The key steps by itself before record 1024, 2048, …; the T and the key before it are dropped then.
+    """
+
+    __slots__ = ("_aead", "_iv", "_t", "counter", "epoch")
+
+    def __init__(self, t: bytes, epoch: int) -> None:
+        self.epoch = epoch & 0xFF
+        self.counter = 0
+        self._rekey(t)
+
+    def _rekey(self, t: bytes) -> None:
+        self._t = t
+        self._aead = crypto.Aead(crypto.expand(t, Label.KEY))
+        self._iv = int.from_bytes(crypto.expand(t, Label.IV, b"", _IV_LEN), "big")
+
+    def _nonce(self) -> bytes:
+        """The nonce of the next record, after the key step that may fall before it (RC3)."""
+        counter = self.counter
+        if counter and counter % c.KEY_STEP_RECORDS == 0:
+            self._rekey(crypto.expand(self._t, Label.STEP))
+        self.counter = counter + 1
+        return (self._iv ^ counter).to_bytes(_IV_LEN, "big")
+
+    def seal(self, plaintext: bytes) -> bytearray:
+        """A whole record, header included; `plaintext` begins with its type."""
+        length = len(plaintext) + crypto.TAG_LEN
+        record = bytearray(c.RECORD_HEADER_LEN + length)
+        _HEADER.pack_into(record, 0, self.epoch, length)
+        header = bytes(record[: c.RECORD_HEADER_LEN])
+        with memoryview(record) as view:
+            self._aead.seal_into(self._nonce(), plaintext, header, view[c.RECORD_HEADER_LEN :])
+        return record
+
+    def open(self, header: bytes, body: memoryview) -> bytes:
+        """The plaintext of a record's body, type first. Raises `CryptoError`; any error ends the carrier."""
+        return self._aead.open(self._nonce(), body, header)
+
+
+class Reader:
+    """Bytes of a carrier to records (RC5): bounded by one record, checked before the body is waited for."""
+
+    __slots__ = ("_buffer", "_next_key", "key", "records", "switched")
+
+    def __init__(self, key: TrafficKey) -> None:
+        self.key = key
+        self.records = 0
+        self.switched = False  # whether the last record was the first one of the next epoch
+        self._next_key: TrafficKey | None = None
+        self._buffer = bytearray()
+
+    def expect_epoch(self, key: TrafficKey) -> None:
+        """RT7: accept the next epoch from the first record on that is marked with it and authenticates."""
+        self._next_key = key
+
+    def switch(self, key: TrafficKey) -> None:
+        """RT9: from the next record on, only this epoch."""
+        self.key = key
+        self._next_key = None
+
+    def feed(self, data: bytes) -> None:
+        """Add bytes of the carrier."""
+        self._buffer += data
+
+    def next(self) -> tuple[Record, bytes] | None:
+        """The next whole record as (type, plaintext *with* its type byte), or None.
+
+        Raises `ProtocolError` for everything that must end the carrier at once.
+        """
+        buffer = self._buffer
+        if len(buffer) < c.RECORD_HEADER_LEN:
+            return None
+        epoch, length = _HEADER.unpack_from(buffer)
+        if length < c.RECORD_BODY_MIN:
+            raise ProtocolError(f"record of length {length}", "bad_record")
+        end = c.RECORD_HEADER_LEN + length
+        if len(buffer) < end:
+            self._check_epoch(epoch)
+            return None
+        key = self._check_epoch(epoch)
+        header = bytes(buffer[: c.RECORD_HEADER_LEN])
+        try:
+            with memoryview(buffer) as view, view[c.RECORD_HEADER_LEN : end] as body:
+                plaintext = key.open(header, body)
+        except CryptoError:
+            raise ProtocolError("record does not authenticate", "bad_record") from None
+        del buffer[:end]
+        # RT7: only now, after the AEAD accepted it, the old epoch ends.
+        self.switched = key is not self.key
+        if self.switched:
+            self.switch(key)
+        self.records += 1
+        return check_record(plaintext)
+
+    def _check_epoch(self, epoch: int) -> TrafficKey:
+        if epoch == self.key.epoch:
+            return self.key
+        if self._next_key is not None and epoch == self._next_key.epoch:
+            return self._next_key
+        raise ProtocolError(f"record of epoch {epoch}", "bad_record")
+
+
+def check_record(plaintext: bytes) -> tuple[Record, bytes]:
+    """RC4: the type is known and its data has the right length."""
+    kind = _RECORDS[plaintext[0]]
+    expected = _DATA_LEN[plaintext[0]]
+    if kind is None or expected is None:
+        raise ProtocolError(f"record of unknown type {plaintext[0]}", "bad_record")
+    if expected >= 0 and len(plaintext) - 1 != expected:
+        raise ProtocolError(f"{kind.name} record with {len(plaintext) - 1} bytes", "bad_record")
+    return kind, plaintext
