@@ -25,7 +25,7 @@ MODULES = {
 @pytest.mark.parametrize(
     ("ci", "ending"),
     [
-        ("true", "3 failed, 1 passed, 1 xfailed, 1 error in"),
+        ("true", "1 failed, 1 passed, 1 xfailed, 3 errors in"),
         ("", "1 passed, 4 skipped, 1 xfailed in"),
     ],
 )
