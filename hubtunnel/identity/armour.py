@@ -1,7 +1,7 @@
 """Cards as text that can be pasted into a mail: base64 between a begin and an end line.
 
 Comment lines repeat name, serial and fingerprint for people and are never read for meaning. A text may hold several
-cards, and anything before, between and after them.
+cards, and anything before, between and after them (PROTOCOL.md 9.1).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BEGIN = "-----BEGIN HUBTUNNEL CARD-----"
 END = "-----END HUBTUNNEL CARD-----"
 TEXT_MAX = 16 * CARD_MAX  # characters of a text with cards
 CARDS_MAX = 1024
-_LINE = 72
+_LINE = 64
 
 
 def armour(signed: SignedCard) -> str:
@@ -27,7 +27,7 @@ def armour(signed: SignedCard) -> str:
     encoded = base64.b64encode(signed.data).decode("ascii")
     lines = [encoded[i : i + _LINE] for i in range(0, len(encoded), _LINE)]
     comments = [
-        f"# name: {signed.card.name}",
+        f"# name: {signed.card.shown_name}",
         f"# serial: {signed.card.serial}",
         f"# fingerprint: {to_text(signed.card.idfp)}",
     ]
@@ -75,4 +75,4 @@ def _decode(lines: list[str]) -> bytes:
 
 
 def _damaged(text: str) -> CardError:
-    return CardError(Code.PROTOCOL.word, f"not a card: {text}")
+    return CardError(Code.CARD_LIMIT.word, f"not a card: {text}")

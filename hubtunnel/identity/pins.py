@@ -225,5 +225,5 @@ def _same_hub(peer: Peer, card: Card, own: Card, in_force: dict[bytes, Card]) ->
         return _OURSELVES
     for pin, other in in_force.items():
         if pin != peer.pin and other.idfp == card.idfp:
-            return f"is the same hub as another peer, which now has the identity of {other.name}"
+            return f"is the same hub as another peer, which now has the identity of {other.shown_name}"
     return None

@@ -150,14 +150,14 @@ class State:
     # --- own cards ------------------------------------------------------------------------------------------
 
     def cards(self) -> list[SignedCard]:
-        """All own cards, oldest first. Raises `StateError` when one is damaged or missing in between."""
+        """All own cards that we still have, oldest first. Raises `StateError` when one is damaged or foreign."""
         cards = [_read_cards(path)[0] for path in self._list("cards", ".card")]
         cards.sort(key=lambda signed: signed.card.serial)
         for before, after in pairwise(cards):
-            if after.card.previous != before.card.hash:
+            if after.card.serial == before.card.serial + 1 and after.card.previous != before.card.hash:
                 raise StateError(
                     f"{self.folder / 'cards'}: card {after.card.serial} does not follow card {before.card.serial}: "
-                    "one is missing or foreign; restore the folder from a backup"
+                    "one of them is not ours; restore the folder from a backup"
                 )
         return cards
 
