@@ -1,0 +1,105 @@
+"""Hubs of ours for a test: set up by the command line as an admin would, and run as real daemons."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.namespaces import Namespace
+from tests.e2e.processes import Child, run, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+"""The project's folder: `-m hubtunnel` finds the package there, installed or not."""
+
+
+class Hub:
+    """One hub with all its files in one folder; inside `namespace`, or on this machine's own network without one."""
+
+    def __init__(self, name: str, directory: Path, *, listen: str, deliver: str, namespace: Namespace | None) -> None:
+        self.name = name
+        self.directory = directory
+        self._namespace = namespace
+        self._child: Child | None = None
+        self._command("init", "--name", name, "--dir", str(directory), "--listen", listen, "--deliver", deliver)
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "hubtunnel.toml"
+
+    def _argv(self, *arguments: str) -> list[str]:
+        argv = [sys.executable, "-m", "hubtunnel", "--config", str(self.config), *arguments]
+        return argv if self._namespace is None else self._namespace.argv(argv)
+
+    def _command(self, *arguments: str) -> str:
+        return run(*self._argv(*arguments), cwd=ROOT)
+
+    @property
+    def fingerprint(self) -> str:
+        return self._command("card", "--fingerprint").split()[0]
+
+    def introduce(self, peer: Hub, *, listen: str, domains: Sequence[str] = (), endpoint: str | None = None) -> None:
+        """Pin `peer` here by its card, as two admins who compared fingerprints do."""
+        card = self.directory / f"{peer.name}.received.card"
+        card.write_text(peer._command("card"))
+        arguments = ["--listen", listen, "--fingerprint", peer.fingerprint]
+        for domain in domains:
+            arguments += ["--domain", domain]
+        if endpoint is not None:
+            arguments += ["--endpoint", endpoint]
+        self._command("peer", "add", str(card), *arguments)
+
+    def configure_peer(self, peer: Hub, *lines: str) -> None:
+        """Add lines to the peer's file, as an admin with an editor does; before `start`."""
+        with (self.directory / "peers.d" / f"{peer.name}.toml").open("a") as file:
+            file.writelines(f"{line}\n" for line in lines)
+
+    def start(self, *, loop: str = "uvloop") -> None:
+        log = self.directory / "run.log"
+        self._child = Child(f"hubtunnel of {self.name}", self._argv("run", "--loop", loop), log, cwd=ROOT)
+
+    @property
+    def pid(self) -> int:
+        assert self._child is not None
+        return self._child.pid
+
+    @property
+    def log(self) -> str:
+        return self._child.log if self._child is not None else ""
+
+    def status(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._command("status", "--json"))
+        return answer
+
+    def peer_status(self) -> dict[str, Any]:
+        """Of the one peer that a hub in these tests has."""
+        (peer,) = self.status()["peers"]
+        assert isinstance(peer, dict)
+        return peer
+
+    def wait_until_up(self) -> None:
+        """Until the session with the peer stands."""
+        assert self._child is not None
+        self._child.wait_for(self._control_socket_answers, "an answer to `status`")
+        self._child.wait_for(lambda: self.peer_status()["state"] == "up", "the peer to be `up`")
+
+    def _control_socket_answers(self) -> bool:
+        try:
+            self.status()
+        except AssertionError:
+            return False
+        return True
+
+    def wait_until_idle(self) -> None:
+        """Until no stream is open any more."""
+        wait_until(
+            lambda: self.peer_status()["streams"]["open"] == 0,
+            "no open streams",
+            detail=lambda: str(self.peer_status()),
+        )
+
+    def stop(self) -> int:
+        """By SIGTERM; the exit status of the daemon."""
+        return self._child.stop() if self._child is not None else 0

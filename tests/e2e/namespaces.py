@@ -1,0 +1,164 @@
+"""Network namespaces joined by a veth pair, and sockets inside them.
+
+A socket belongs for good to the namespace in which it was made, so the test process can hold sockets of every
+hub at once: a thread steps into the namespace, makes the socket and steps back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.e2e.processes import POLL, Child, run
+
+_CLONE_NEWNET = 0x40000000
+_TCP_ESTABLISHED = "01"
+_TCP_LISTEN = "0A"
+_LAST_GRACE = 5.0
+"""Seconds for processes to end by themselves before a namespace is removed."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_numbers = itertools.count()
+
+
+def _setns(fd: int) -> None:
+    # os.setns came with Python 3.12.
+    if _libc.setns(fd, _CLONE_NEWNET) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), "setns")
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+class Namespace:
+    """One network namespace with its own loopback; `address` is set once a veth end is in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.address = ""
+        self.interface = ""
+        run("ip", "netns", "add", name)
+        run("ip", "-n", name, "link", "set", "lo", "up")
+
+    def remove(self) -> None:
+        """The namespace goes, and with it every process that is still inside."""
+        end = time.monotonic() + _LAST_GRACE
+        while inside := run("ip", "netns", "pids", self.name).split():
+            if time.monotonic() > end:
+                for pid in inside:
+                    _kill(int(pid))
+            time.sleep(POLL)
+        run("ip", "netns", "del", self.name)
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """The calling thread alone is inside; keep it short and do not await in it."""
+        home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            there = os.open(f"/run/netns/{self.name}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                _setns(there)
+            finally:
+                os.close(there)
+            try:
+                yield
+            finally:
+                _setns(home)
+        finally:
+            os.close(home)
+
+    def open_socket(
+        self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, proto: int = 0
+    ) -> socket.socket:
+        with self.entered():
+            return socket.socket(family, kind, proto)
+
+    def listen(self, host: str, port: int) -> socket.socket:
+        listener = self.open_socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(256)
+        return listener
+
+    def connect(self, host: str, port: int, timeout: float = 20.0) -> socket.socket:
+        """A connected blocking socket with `timeout`; raises OSError as connect does."""
+        connection = self.open_socket()
+        connection.settimeout(timeout)
+        try:
+            connection.connect((host, port))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def argv(self, command: Sequence[str]) -> list[str]:
+        return ["ip", "netns", "exec", self.name, *command]
+
+    def start(self, name: str, command: Sequence[str], log: Path, *, cwd: Path | None = None) -> Child:
+        return Child(name, self.argv(command), log, cwd=cwd)
+
+    def established(self, host: str, port: int) -> int:
+        """How many connections stand at a local address."""
+        return self._in_state(_TCP_ESTABLISHED, host, port)
+
+    def listens(self, host: str, port: int) -> bool:
+        """Whether a server waits at the address; asked without a connection that it would log."""
+        return self._in_state(_TCP_LISTEN, host, port) > 0
+
+    def _in_state(self, state: str, host: str, port: int) -> int:
+        """From the kernel's own table, which gives addresses in the byte order of the machine."""
+        local = f"{int.from_bytes(socket.inet_aton(host), sys.byteorder):08X}:{port:04X}"
+        with self.entered():
+            table = Path("/proc/thread-self/net/tcp").read_text()
+        return sum(fields[1] == local and fields[3] == state for fields in map(str.split, table.splitlines()))
+
+
+@contextmanager
+def two_namespaces(prefix: str = "ht") -> Iterator[tuple[Namespace, Namespace]]:
+    """Two namespaces, 192.0.2.1 and 192.0.2.2 (TEST-NET-1), joined by veth; removed whatever happens.
+
+    The names hold our process id and a number, so that runs side by side never meet.
+    """
+    number = next(_numbers)
+    made: list[Namespace] = []
+    try:
+        # One by one, so that the first is known should the second fail.
+        made.append(Namespace(f"{prefix}{os.getpid()}-{number}a"))
+        made.append(Namespace(f"{prefix}{os.getpid()}-{number}b"))
+        a, b = made
+        a.interface, b.interface = "hub-a", "hub-b"
+        run(
+            *("ip", "link", "add", a.interface, "netns", a.name, "type", "veth"),
+            *("peer", "name", b.interface, "netns", b.name),
+        )
+        for namespace, address in ((a, "192.0.2.1"), (b, "192.0.2.2")):
+            namespace.address = address
+            run("ip", "-n", namespace.name, "address", "add", f"{address}/24", "dev", namespace.interface)
+            run("ip", "-n", namespace.name, "link", "set", namespace.interface, "up")
+        _wait_for_carrier(a, b)
+        yield a, b
+    finally:
+        for namespace in made:
+            namespace.remove()
+
+
+def _wait_for_carrier(*namespaces: Namespace) -> None:
+    end = time.monotonic() + 5
+    for namespace in namespaces:
+        while "LOWER_UP" not in run("ip", "-n", namespace.name, "link", "show", "dev", namespace.interface):
+            if time.monotonic() > end:
+                raise AssertionError(f"{namespace.interface} in {namespace.name} does not come up")
+            time.sleep(POLL)

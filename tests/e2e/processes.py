@@ -1,0 +1,98 @@
+"""Child processes and waiting for facts: nothing here sleeps and hopes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+POLL = 0.02
+"""Seconds between two looks at a fact."""
+
+
+def wait_until(
+    fact: Callable[[], T], what: str, *, deadline: float = 20.0, detail: Callable[[], str] = lambda: ""
+) -> T:
+    """Return the first true value of `fact`; raise AssertionError naming `what` after `deadline` seconds.
+
+    `detail` is asked only on failure, for the logs that explain it.
+    """
+    end = time.monotonic() + deadline
+    while True:
+        value = fact()
+        if value:
+            return value
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {deadline:g} s: {what}\n{detail()}")
+        time.sleep(POLL)
+
+
+class Child:
+    """A process of ours, its output in a file, in a process group of its own so that it can be ended whole."""
+
+    def __init__(self, name: str, argv: Sequence[str], log: Path, *, cwd: Path | None = None) -> None:
+        self.name = name
+        self.log_path = log
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def wait_for(self, fact: Callable[[], T], what: str, *, deadline: float = 20.0) -> T:
+        """`wait_until`, ended early, with its output, when the process ends first."""
+
+        def fact_or_death() -> T:
+            if not self.running:
+                raise AssertionError(
+                    f"{self.name} ended with status {self._process.returncode} before: {what}\n{self.log}"
+                )
+            return fact()
+
+        return wait_until(fact_or_death, what, deadline=deadline, detail=lambda: self.log)
+
+    def stop(self, deadline: float = 10.0) -> int:
+        """SIGTERM, then SIGKILL for the group; the exit status (negative: the signal)."""
+        if self.running:
+            self._process.terminate()
+            try:
+                self._process.wait(deadline)
+            except subprocess.TimeoutExpired:
+                pass
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        return self._process.wait()
+
+
+def run(*argv: str, deadline: float = 30.0, cwd: Path | None = None) -> str:
+    """Run a command to its end and return its standard output; a failure raises with all that it printed."""
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=deadline, check=False, cwd=cwd
+    )
+    if done.returncode != 0:
+        raise AssertionError(f"`{' '.join(argv)}` ended with status {done.returncode}\n{done.stdout}{done.stderr}")
+    return done.stdout
