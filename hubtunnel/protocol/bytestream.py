@@ -1,4 +1,4 @@
-"""The DATA byte stream under the frames: offsets that outlive carriers (PROTOCOL.md 7.2, BS1–BS6)."""
+"""The DATA byte stream under the frames: offsets that outlive carriers (PROTOCOL.md 7.3)."""
 
 from __future__ import annotations
 
@@ -61,29 +61,27 @@ class SendBuffer:
 
     @property
     def pending(self) -> bool:
-        """Whether something is to be sent again before anything new (BS5)."""
+        """Whether something is to be sent again before anything new (BS6)."""
         return bool(self._again)
 
     def keep(self, chunk: bytes) -> None:
-        """BS1: a new record's plaintext goes out; keep it until it is acknowledged."""
+        """BS5: a new record's plaintext goes out; keep it until it is acknowledged."""
         self.end += len(chunk) - 1
         self.next = self.end
         self._kept.append((self.end, chunk))
         self._budget.take(len(chunk))
 
     def acknowledge(self, offset: int) -> None:
-        """BS3: the peer took everything below `offset`. Raises `ProtocolError` for more than was sent."""
-        if offset > self.next:
-            raise ProtocolError(f"acknowledged {offset}, sent {self.next}", "bad_record")
-        if offset <= self.base:
-            return
+        """BS4: the peer took everything below `offset`. Raises `ProtocolError` for what cannot be."""
+        if not self.base <= offset <= self.next:
+            raise ProtocolError(f"{offset} bytes acknowledged, of {self.base} to {self.next} that could be")
         self.base = offset
         kept = self._kept
         while kept and kept[0][0] <= offset:
             self._budget.give(len(kept.popleft()[1]))
 
     def rewind(self, offset: int) -> None:
-        """BS5: on a new carrier, send again from `offset`, which the peer has named; nothing below is needed."""
+        """BS6: on a new carrier, send again from `offset`, which the peer has named; nothing below is needed."""
         self.next = self.end  # so that what an earlier carrier had sent counts as sent
         self.acknowledge(offset)
         self.next = self.base
@@ -108,7 +106,7 @@ class SendBuffer:
 
 
 class ReceiveCount:
-    """BS2: how much of the peer's stream was taken off carriers, and when that is to be said."""
+    """BS3: how much of the peer's stream was taken off carriers, and when that is to be said."""
 
     __slots__ = ("_unacked", "ack_at", "due", "offset")
 

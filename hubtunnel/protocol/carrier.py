@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from hubtunnel.errors import ProtocolError
-from hubtunnel.protocol import constants as c
 from hubtunnel.protocol.constants import Record
 from hubtunnel.protocol.handshake import Established
 from hubtunnel.protocol.records import Reader, TrafficKey
@@ -47,7 +45,6 @@ class Carrier:
         self._reader: Reader | None = Reader(TrafficKey(established.t_receive, 0))
         self._key: TrafficKey | None = TrafficKey(established.t_send, 0)
         self._control: deque[bytes | TrafficKey] = deque()  # plaintexts; a key: from here on in the next epoch
-        self._control_bytes = 0
         self._ping: bytes | None = None
         self._pong: bytes | None = None
         self._asked: dict[bytes, float] = {}
@@ -69,24 +66,30 @@ class Carrier:
         received = self._reader.key.counter if self._reader else 0
         return max(sent, received)
 
+    @property
+    def epoch_bytes(self) -> int:
+        """Bytes of the epoch of now, in the direction that has more, headers and tags included."""
+        sent = self._key.bytes if self._key else 0
+        received = self._reader.key.bytes if self._reader else 0
+        return max(sent, received)
+
     # --- out ------------------------------------------------------------------------------------------------
 
     def queue(self, kind: Record, data: bytes) -> None:
-        """A record that goes before all DATA. Raises `ProtocolError` when the peer lets them pile up."""
-        if self.closed:
-            return
-        self._control.append(_TYPE[kind] + data)
-        self._control_bytes += len(data) + 1
-        if self._control_bytes > c.CONTROL_QUEUE_MAX:
-            raise ProtocolError("more than 1 MiB of control records wait", "limit")
+        """A record that goes before all DATA.
+
+        Bounded by the protocol: a first record, one step in flight, one CLOSE; ACK, PING and PONG have slots of one.
+        """
+        if not self.closed:
+            self._control.append(_TYPE[kind] + data)
 
     def queue_switch(self, key: TrafficKey) -> None:
-        """RT7: everything queued from here on goes in the next epoch."""
+        """RT6: everything queued from here on goes in the next epoch."""
         if not self.closed:
             self._control.append(key)
 
     def switch_now(self, key: TrafficKey) -> None:
-        """RT9: the next record sealed is of the next epoch, whatever waits."""
+        """RT8: the next record sealed is of the next epoch, whatever waits."""
         self._key = key
 
     def queue_ping(self, token: bytes, now: float) -> bytes:
@@ -99,7 +102,7 @@ class Carrier:
         return self._ping
 
     def queue_pong(self, token: bytes) -> None:
-        """LV2: at most one answer waits, the newest."""
+        """RC7: at most one answer waits, the newest."""
         self._pong = token
 
     def pong_received(self, token: bytes, now: float) -> list[tuple[bytes, float]]:
@@ -117,6 +120,11 @@ class Carrier:
         rtt = answered[-1][1]
         self.rtt = rtt if self.rtt is None else min(rtt, 0.875 * self.rtt + 0.125 * rtt)
         return answered
+
+    def hush(self) -> None:
+        """CL1: after what is queued, nothing more."""
+        self.ack = None
+        self._ping = self._pong = None
 
     @property
     def has_control(self) -> bool:
@@ -137,7 +145,6 @@ class Carrier:
             if isinstance(item, TrafficKey):
                 self._key = item
             else:
-                self._control_bytes -= len(item)
                 size += self.seal(item, out)
         if self.silent:
             return size
@@ -178,12 +185,12 @@ class Carrier:
         return self._reader is not None and self._reader.switched
 
     def expect_epoch(self, key: TrafficKey) -> None:
-        """RT7: accept the next epoch's records."""
+        """RT6: accept the next epoch's records."""
         if self._reader is not None:
             self._reader.expect_epoch(key)
 
     def switch_reading(self, key: TrafficKey) -> None:
-        """RT9: from now on only the next epoch's records."""
+        """RT8: from now on only the next epoch's records."""
         if self._reader is not None:
             self._reader.switch(key)
 
@@ -200,7 +207,6 @@ class Carrier:
         self.stop()
         self._key = None
         self._control.clear()
-        self._control_bytes = 0
         self._flight = b""
         self._ping = self._pong = None
         self.ack = None

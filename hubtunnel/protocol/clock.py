@@ -23,12 +23,20 @@ class Due(Enum):
     CLOSE_OVER = auto()
 
 
+# The deadlines that end a carrier: code and text for the log.
+CARRIER_ENDS = {
+    Due.DEAD: ("dead", "no record for three keepalive intervals"),
+    Due.STALLED: ("ratchet_stalled", "a ratchet step made no progress"),
+    Due.EPOCH_OVER: ("epoch_over", "an epoch went on for too long"),
+    Due.UNANSWERED: ("silent", "no answer to the first record"),
+}
+
+
 class SessionClock:
     """When the next thing happens on a session, if nothing else does."""
 
     __slots__ = (
         "_at",
-        "_epoch_bytes",
         "_first_data_at",
         "_heard_at",
         "_initiator",
@@ -44,7 +52,6 @@ class SessionClock:
         self._at: dict[Due, float] = {}
         self._heard_at = 0.0
         self._first_data_at: float | None = None
-        self._epoch_bytes = 0
         self._step_ended_at = -NEVER
         self._stepping = False
         self._ratchet_asked = False
@@ -69,13 +76,13 @@ class SessionClock:
         self._at.setdefault(Due.LINGER_OVER, now + self._settings.linger)
 
     def shorten_linger(self, now: float, seconds: float) -> None:
-        """RV6: wait no longer than this for the carrier."""
+        """RV5: wait no longer than this for the carrier."""
         at = self._at.get(Due.LINGER_OVER)
         if at is not None:
             self._at[Due.LINGER_OVER] = min(at, now + seconds)
 
     def on_record(self, now: float) -> None:
-        """A record was received: the peer lives. Any record counts as progress of a step (RT11)."""
+        """A record was received: the peer lives. Any record counts as progress of a step (RT10)."""
         if now != self._heard_at:
             self._heard_at = now
             self._at[Due.DEAD] = now + c.DEAD_FACTOR * self._settings.keepalive
@@ -91,19 +98,18 @@ class SessionClock:
         """A PING was queued."""
         self._at[Due.PING] = now + self._settings.keepalive
 
-    def on_data(self, n: int, now: float) -> None:
-        """A DATA record of `n` bytes went out or came in (RT4: the timer runs from the first one of an epoch)."""
-        self._epoch_bytes += n
+    def on_data(self, now: float) -> None:
+        """A DATA record went out or came in (RT4: the timer runs from the first one of an epoch)."""
         if self._first_data_at is None:
             self._first_data_at = now
             self._at[Due.EPOCH_OVER] = now + c.EPOCH_AGE_MAX
             self._plan_ratchet()
 
-    def on_traffic(self, records: int, now: float) -> Due | None:
-        """RT4, RT12: limits in records and bytes. EPOCH_OVER: the carrier must end now."""
-        if records >= c.EPOCH_RECORDS_MAX or self._epoch_bytes >= c.EPOCH_BYTES_MAX:
+    def on_traffic(self, records: int, size: int, now: float) -> Due | None:
+        """RT4, RT10: what one direction has carried in this epoch. EPOCH_OVER: the carrier must end now."""
+        if records >= c.EPOCH_RECORDS_MAX or size >= c.EPOCH_BYTES_MAX:
             return Due.EPOCH_OVER
-        if records >= self._settings.ratchet_records or self._epoch_bytes >= self._settings.ratchet_bytes:
+        if records >= self._settings.ratchet_records or size >= self._settings.ratchet_bytes:
             self.ask_ratchet(now)
         return None
 
@@ -126,7 +132,7 @@ class SessionClock:
         self._step_ended_at = now
 
     def too_soon(self, now: float) -> bool:
-        """RT5: whether a responder refuses a step for coming right after the last one."""
+        """RT9: whether a responder refuses a step for coming right after the last one."""
         return now - self._step_ended_at < self._settings.ratchet_interval_refused
 
     def on_closing(self, now: float) -> None:
@@ -142,7 +148,6 @@ class SessionClock:
         self._stepping = False
         self._ratchet_asked = False
         self._first_data_at = None
-        self._epoch_bytes = 0
         for due in (Due.RATCHET, Due.STALLED, Due.EPOCH_OVER):
             self._at.pop(due, None)
 

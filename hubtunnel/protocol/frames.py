@@ -1,7 +1,8 @@
-"""Frames: what the DATA byte stream carries (PROTOCOL.md 8, FR1–FR9)."""
+"""Frames: what the DATA byte stream carries (PROTOCOL.md 8)."""
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator
 from struct import Struct
 from typing import Any
@@ -31,16 +32,18 @@ SESSION_FRAMES = frozenset(
         Frame.RECEIPT_ACK,
     )
 )
-_EXACT_LEN = {
-    Frame.END: 0,
-    Frame.RESET: 2,
-    Frame.CREDIT: 4,
-    Frame.GOAWAY: 6,
-    Frame.CARD_HAVE: 40,
-    Frame.CARD_ACK: 40,
-    Frame.CARD_NAK: 10,
-    Frame.CARD_GET: 8,
-    Frame.RECEIPT_ACK: 8,
+# FR3: least and greatest length of the payload, where the type bounds it.
+_LENGTHS = {
+    Frame.END: (0, 0),
+    Frame.RESET: (2, 2),
+    Frame.CREDIT: (4, 4),
+    Frame.GOAWAY: (6, 6),
+    Frame.CARD_HAVE: (40, 40),
+    Frame.CARD_PART: (17, 16 + c.CARD_PART_MAX),
+    Frame.CARD_ACK: (40, 40),
+    Frame.CARD_NAK: (10, 10),
+    Frame.CARD_GET: (8, 8),
+    Frame.RECEIPT_ACK: (8, 8),
 }
 _KNOWN = frozenset(Frame)
 
@@ -66,8 +69,8 @@ class FrameParser:
     def feed(self, plaintext: bytes) -> Iterator[tuple[int, int, bytes]]:
         """Frames of a DATA record's plaintext, whose first byte is the record's type.
 
-        Raises `ProtocolError` for a frame of a known type with a length or stream that it cannot have (FR2), and for an
-        unknown required type (FR3).
+        Raises `ProtocolError` for a frame of a known type with a length or stream that it cannot have (FR3), and for an
+        unknown required type (FR2).
         """
         at = 1
         if self._partial:
@@ -79,7 +82,7 @@ class FrameParser:
             behind = at + c.FRAME_HEADER_LEN + length
             if behind > end:
                 break
-            if kind != Frame.DATA:
+            if kind != Frame.DATA or not stream:
                 check_frame(kind, stream, length)
             yield kind, stream, plaintext[at + c.FRAME_HEADER_LEN : behind]
             at = behind
@@ -87,13 +90,13 @@ class FrameParser:
 
 
 def check_frame(kind: int, stream: int, length: int) -> None:
-    """FR2 and FR3."""
+    """FR2 and FR3: a known type, of a length and on a stream that it can have; or one that may be ignored."""
     if kind not in _KNOWN:
         if kind < c.OPTIONAL_FRAME_FROM:
             raise ProtocolError(f"unknown required frame 0x{kind:02x}")
         return
-    expected = _EXACT_LEN.get(Frame(kind))
-    if expected is not None and length != expected:
+    least, greatest = _LENGTHS.get(Frame(kind), (0, c.FRAME_PAYLOAD_MAX))
+    if not least <= length <= greatest:
         raise ProtocolError(f"{Frame(kind).name} frame with {length} bytes")
     if (stream == 0) != (kind in SESSION_FRAMES):
         raise ProtocolError(f"{Frame(kind).name} frame on stream {stream}")
@@ -121,13 +124,13 @@ def _names(value: object, name: str) -> tuple[str, ...]:
 
 
 def encode_hello(version: str, capabilities: tuple[str, ...], requires: tuple[str, ...]) -> bytes:
-    """FR4: the HELLO frame."""
+    """FR5: the HELLO frame."""
     payload = {"version": version, "capabilities": list(capabilities), "requires": list(requires)}
     return encode(Frame.HELLO, 0, msgpack.packb(payload))
 
 
 def decode_hello(payload: bytes) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """FR4: (version, capabilities, requires) of a HELLO payload."""
+    """FR5: (version, capabilities, requires) of a HELLO payload."""
     value = _unpack_map(payload, "HELLO")
     version = value.get("version")
     if not isinstance(version, str) or len(version) > 64:
@@ -135,13 +138,13 @@ def decode_hello(payload: bytes) -> tuple[str, tuple[str, ...], tuple[str, ...]]
     printable = "".join(ch if ch.isprintable() and ch.isascii() else "?" for ch in version)
     return (
         printable,
-        _names(value.get("capabilities", []), "HELLO capabilities"),
-        _names(value.get("requires", []), "HELLO requires"),
+        _names(value.get("capabilities"), "HELLO capabilities"),
+        _names(value.get("requires"), "HELLO requires"),
     )
 
 
 def encode_open(source: tuple[str, int] | None) -> bytes:
-    """FR5: the payload of an OPEN for SMTP."""
+    """ST3: the payload of an OPEN for SMTP."""
     payload: dict[str, object] = {"service": "smtp"}
     if source is not None:
         payload["source"] = [source[0], source[1]]
@@ -149,28 +152,29 @@ def encode_open(source: tuple[str, int] | None) -> bytes:
 
 
 def decode_open(payload: bytes) -> tuple[str, tuple[str, int] | None]:
-    """FR5: (service, source) of an OPEN payload. A source that makes no sense is left out: it is only for logs."""
+    """ST3: (service, source) of an OPEN payload. A source whose text is no address is left out: it is for logs."""
     value = _unpack_map(payload, "OPEN")
     service = value.get("service")
     if not isinstance(service, str) or len(service) > 64:
         raise ProtocolError("OPEN without a service")
-    source = value.get("source")
-    if (
-        isinstance(source, list)
-        and len(source) == 2
-        and isinstance(source[0], str)
-        and len(source[0]) <= 64
-        and source[0].isascii()
-        and source[0].isprintable()
-        and type(source[1]) is int
-        and 0 <= source[1] <= 65535
-    ):
-        return service, (source[0], source[1])
-    return service, None
+    if "source" not in value:
+        return service, None
+    match value["source"]:
+        case [str(address), int(port)] if type(port) is int and 0 <= port <= 65535:
+            return service, (address, port) if _is_address(address) else None
+    raise ProtocolError("OPEN with a source that is no address and port")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def encode_reset(stream: int, code: int) -> bytes:
-    """FR7: a RESET frame."""
+    """A RESET frame (ST6)."""
     return encode(Frame.RESET, stream, _U16.pack(code))
 
 
@@ -180,7 +184,7 @@ def decode_u16(payload: bytes) -> int:
 
 
 def encode_credit(stream: int, n: int) -> bytes:
-    """FR8: a CREDIT frame."""
+    """A CREDIT frame (ST10)."""
     return encode(Frame.CREDIT, stream, _U32.pack(n))
 
 
@@ -190,11 +194,11 @@ def decode_u32(payload: bytes) -> int:
 
 
 def encode_goaway(code: int, last: int) -> bytes:
-    """FR9: a GOAWAY frame."""
+    """A GOAWAY frame (GA1)."""
     return encode(Frame.GOAWAY, 0, _GOAWAY.pack(code, last))
 
 
 def decode_goaway(payload: bytes) -> tuple[int, int]:
-    """FR9: (code, last stream) of a GOAWAY."""
+    """GA1: (code, last stream) of a GOAWAY."""
     code, last = _GOAWAY.unpack(payload)
     return code, last

@@ -1,6 +1,6 @@
 """Our lasting relation to one peer: its sessions and carriers, and which of them counts (PROTOCOL.md 7).
 
-The first record of a carrier says what it is (RS1–RS9); `rivals` decides between sessions.
+The first record of a carrier says what it is (RS1–RS10); `rivals` decides between sessions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hubtunnel.protocol.bytestream import Budget
 from hubtunnel.protocol.carrier import Carrier
 from hubtunnel.protocol.constants import Code, Record
 from hubtunnel.protocol.environment import Environment, Settings
-from hubtunnel.protocol.events import Event, Job, Notice
+from hubtunnel.protocol.events import Alarm, Event, Job, Notice
 from hubtunnel.protocol.handshake import Established
 from hubtunnel.protocol.rivals import Rivals
 from hubtunnel.protocol.schedule import Seed
@@ -57,7 +57,7 @@ class Link:
         self._rivals = Rivals(self._env)
         self._numbers = 0
         self._dial = 0
-        self._dials: OrderedDict[bytes, int] = OrderedDict()  # RS4: the highest dial accepted of each boot of the peer
+        self._dials: OrderedDict[bytes, int] = OrderedDict()  # RS1: the highest dial accepted of each boot of the peer
         self._first: dict[Carrier, float] = {}  # accepted carriers whose first record is awaited, and until when
 
     @property
@@ -94,7 +94,7 @@ class Link:
         return carrier
 
     def _replaceable(self) -> Session | None:
-        """RS10: dialled while our own session still has a carrier: make before break."""
+        """RS5: dialled while our own session still has a carrier: make before break."""
         return next((s for s in self.sessions if s.initiator and s.phase is Phase.UP and not s.leaving), None)
 
     def receive_data(self, carrier: Carrier, data: bytes, now: float) -> None:
@@ -113,15 +113,18 @@ class Link:
         session = carrier.session
         if session is None:
             self._first_record(carrier, kind, plaintext[1:], now)
-        elif kind is Record.RESUMED and plaintext[1] == 0:
+        elif kind is Record.RESUMED and plaintext[1] == 0 and session.awaits_resumed:
             self._refused(carrier, session, plaintext[1:], now)
         else:
             session.record(carrier, kind, plaintext, now)
 
     def _carrier_failed(self, carrier: Carrier, exc: ProtocolError, now: float) -> None:
-        """RC6: at once and without a word; the session goes on."""
+        """RC4, RS13: at once and without a word; the session goes on."""
         self._first.pop(carrier, None)
         if carrier.session is not None and carrier.session.carrier is carrier:
+            if exc.code == "bad_proof":
+                text = "whoever answered RESUME does not hold this session: not the process that it was begun with"
+                self._env.events.append(Alarm("resume_proof", text))
             carrier.session.drop_carrier(exc.code, str(exc), now, fault=True)
         else:
             self._env.close_carrier(carrier, exc.code, str(exc), fault=True)
@@ -157,7 +160,7 @@ class Link:
     # --- the first record of an accepted carrier --------------------------------------------------------------
 
     def _first_record(self, carrier: Carrier, kind: Record, data: bytes, now: float) -> None:
-        """RS4: START or RESUME, of a dial that is newer than any accepted of that boot."""
+        """RS1, RS3: START or RESUME, of a dial that is newer than any accepted of that boot."""
         del self._first[carrier]
         if kind is Record.START:
             boot, dial = START.get(data, "boot_I"), START.get_int(data, "dial")
@@ -167,7 +170,6 @@ class Link:
             raise ProtocolError(f"{kind.name} as the first record", "bad_record")
         if dial <= self._dials.get(boot, -1):
             raise ProtocolError("a dial that is older than one accepted", "old_dial")
-        self._make_room(now)
         self._dials[boot] = dial
         self._dials.move_to_end(boot)
         while len(self._dials) > c.BOOTS_REMEMBERED:
@@ -180,26 +182,22 @@ class Link:
                     return
             carrier.queue(Record.RESUMED, RESUMED.pack(0, self._env.boot, 0, 0, bytes(c.HASH_LEN)))
         session = Session(self._env, carrier.established, now)
-        self.sessions.append(session)
         if kind is Record.START:
             session.started(carrier, boot, now)
         else:
             session.adopt(carrier, boot, now)
+        self._admit(session, now)
 
-    def _make_room(self, now: float) -> None:
-        """At most `SESSIONS_PER_LINK`: the oldest without a carrier gives way; if all have one, the newcomer does."""
-        if len(self.sessions) < c.SESSIONS_PER_LINK:
-            return
-        oldest = next((s for s in self.sessions if s.carrier is None), None)
-        if oldest is None:
-            raise ProtocolError("too many sessions with this peer", "limit")
-        oldest.end(Code.LIMIT, "too many sessions with this peer", now)
-        self.sessions.remove(oldest)
+    def _admit(self, session: Session, now: float) -> None:
+        """RV9: the oldest without a carrier gives way to a new session; if all have one, the new one does."""
+        sessions = [s for s in self.sessions if not s.ended]
+        if len(sessions) >= c.SESSIONS_PER_LINK:
+            oldest = next((s for s in sessions if s.carrier is None), session)
+            oldest.close(Code.LIMIT, "too many sessions with this peer", now)
+        self.sessions.append(session)
 
     def _refused(self, carrier: Carrier, session: Session, data: bytes, now: float) -> None:
-        """RS9: status 0: the peer has no such session; this carrier is a new one."""
-        if session.carrier is not carrier or not session.awaits_resumed:
-            raise ProtocolError("RESUMED on a session that runs", "bad_record")
+        """RS10: status 0: the peer has no such session; this carrier is a new one."""
         boot = RESUMED.get(data, "boot_R")
         if session.refused_resume(carrier, boot, now):
             return
@@ -212,7 +210,7 @@ class Link:
     # --- dialling -------------------------------------------------------------------------------------------
 
     def wants_carrier(self, now: float) -> bool:
-        """DL1: whether to dial now: a session of ours to resume, or nothing that lives and nobody to wait for."""
+        """RS11: whether to dial now: a session of ours to resume, or nothing that lives and nobody to wait for."""
         if any(s.wants_resume for s in self.sessions):
             return True
         if self._first or any(

@@ -1,4 +1,4 @@
-"""The table of a session's streams, and whose turn it is to send (PROTOCOL.md 8.2, ST1, ST9, ST10)."""
+"""The table of a session's streams, and whose turn it is to send (PROTOCOL.md 8.4)."""
 
 from __future__ import annotations
 
@@ -44,7 +44,6 @@ class Mux:
         "_ready",
         "budget",
         "goaway_code",
-        "goaway_last",
         "now",
         "opened",
         "refused",
@@ -66,7 +65,6 @@ class Mux:
         self.refused = 0
         self.reset = 0
         self.goaway_code: int | None = None  # what we sent
-        self.goaway_last = 0
         self._events = events
         self._next_own = 1 if session.initiator else 2
         self._peer_odd = 0 if session.initiator else 1
@@ -88,22 +86,21 @@ class Mux:
         return stream
 
     def send_control(self, frame: bytes) -> None:
-        """Queue a frame that goes before all stream data. Raises `ProtocolError` when the peer lets it pile up."""
+        """Queue a frame that goes before all stream data. RC9: a peer that makes them pile up loses the session."""
         self._control.append(frame)
         self._control_bytes += len(frame)
         if self._control_bytes > c.CONTROL_QUEUE_MAX:
-            raise ProtocolError("more than 1 MiB of control frames wait", "limit")
+            self.session.fail(ProtocolError("more than 1 MiB of control frames wait", "limit"), self.now)
 
     def send_reset(self, stream: Stream, code: int, *, unannounced: bool) -> None:
-        """ST5: RESET for a stream of the table; one whose OPEN never left needs no word."""
+        """ST6: RESET for a stream of the table; one whose OPEN never left needs no word."""
         self._forget(stream)
         if not unannounced:
             self.send_control(frames.encode_reset(stream.id, code))
 
     def send_goaway(self, code: int) -> None:
-        """ST9: take no new streams (but those in flight, when superseded)."""
+        """GA1: take no new streams (but those in flight, when superseded)."""
         self.goaway_code = code
-        self.goaway_last = self._highest_opened
         self.send_control(frames.encode_goaway(code, self._highest_opened))
 
     def mark_ready(self, stream: Stream) -> None:
@@ -118,7 +115,7 @@ class Mux:
         return bool(self._control or self._ready)
 
     def next_record(self) -> bytes | None:
-        """ST10: the plaintext of one DATA record, type byte first: as many whole frames as are ready and fit.
+        """ST8: the plaintext of one DATA record, type byte first: as many whole frames as are ready and fit.
 
         Frames of stream 0 first, then the streams in turn, a quantum each, so that a large mail never stands before
         another session's reply.
@@ -155,7 +152,7 @@ class Mux:
         self._events.append(StreamWritable(stream))
 
     def grown_window(self, window: int, granted_at: float) -> int:
-        """ST8: the receive window of a stream that keeps up: doubled, while there is memory."""
+        """ST11: the receive window of a stream that keeps up: doubled, while there is memory."""
         fast = self.now - granted_at <= max(GROW_WITHIN_RTTS * self.rtt, GROW_WITHIN_MIN)
         if not fast or window >= c.CREDIT_MAX or self.budget.tight:
             return window
@@ -189,8 +186,13 @@ class Mux:
             self._events.append(StreamReset(stream, frames.decode_u16(payload)))
             self._forget(stream)
 
+    def check_last(self, last: int) -> None:
+        """GA1: the last stream that a GOAWAY names is one of ours, or 0."""
+        if last and (last % 2 == self._peer_odd or last >= self._next_own):
+            raise ProtocolError(f"GOAWAY with last stream {last}")
+
     def _check_was_opened(self, number: int) -> None:
-        """ST3: late frames of a stream that is over are ignored; of one that never was they end the session."""
+        """ST7: late frames of a stream that is over are ignored; of one that never was they end the session."""
         own = number % 2 != self._peer_odd
         if (own and number >= self._next_own) or (not own and number > self._highest_opened):
             raise ProtocolError(f"frame for stream {number}, which was never opened")

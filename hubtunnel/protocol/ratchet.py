@@ -1,4 +1,4 @@
-"""Roots and the ratchet step: the same key exchange again, inside the session (PROTOCOL.md 6, RT1–RT12).
+"""Roots and the ratchet step: the same key exchange again, inside the session (PROTOCOL.md 6).
 
 initiator   IDLE ──begin──► OFFERING ──job──► OFFERED ──RK2──► VERIFYING ──job──► IDLE (n+1)
 responder   IDLE ──RK1───► ANSWERING ──job──► ANSWERED ──RK3──► IDLE (n+1)
@@ -12,11 +12,9 @@ from enum import Enum
 from hubtunnel import crypto
 from hubtunnel.errors import ProtocolError
 from hubtunnel.protocol import schedule
-from hubtunnel.protocol.constants import Label
 from hubtunnel.protocol.events import Job
 from hubtunnel.protocol.pair import LinkPublic, LinkSecret
 from hubtunnel.protocol.schedule import Offer, Secrets
-from hubtunnel.protocol.wire import RESUME, RESUMED
 
 
 class Step(Enum):
@@ -26,6 +24,7 @@ class Step(Enum):
     OFFERING = "offering"
     OFFERED = "offered"
     VERIFYING = "verifying"
+    TURNING = "turning"
     ANSWERING = "answering"
     ANSWERED = "answered"
 
@@ -37,17 +36,19 @@ class Input(Enum):
     OFFER_READY = "offer_ready"
     RK2 = "RK2"
     VERIFIED = "verified"
+    TURNED = "turned"
     RK1 = "RK1"
     ANSWER_READY = "answer_ready"
     RK3 = "RK3"
 
 
-# RT3: a pair that is missing ends the carrier.
+# The tables of PROTOCOL.md 6; a pair that is missing ends the carrier.
 INITIATOR: dict[tuple[Step, Input], Step] = {
     (Step.IDLE, Input.BEGIN): Step.OFFERING,
     (Step.OFFERING, Input.OFFER_READY): Step.OFFERED,
     (Step.OFFERED, Input.RK2): Step.VERIFYING,
-    (Step.VERIFYING, Input.VERIFIED): Step.IDLE,
+    (Step.VERIFYING, Input.VERIFIED): Step.TURNING,
+    (Step.TURNING, Input.TURNED): Step.IDLE,
 }
 RESPONDER: dict[tuple[Step, Input], Step] = {
     (Step.IDLE, Input.RK1): Step.ANSWERING,
@@ -72,7 +73,7 @@ class Ratchet:
         self.th = th
         self.d = d
         self.step = Step.IDLE
-        self.confirming = False  # RS8: RESUMED was sent, the initiator's next record has not come yet
+        self.confirming = False  # RS9: RESUMED was sent, the initiator's next record has not come yet
         self._table = INITIATOR if initiator else RESPONDER
         self._offer: Offer | None = None
         self._pending: Secrets | None = None
@@ -107,23 +108,27 @@ class Ratchet:
         return Job(self, lambda: schedule.complete_offer(offer, own, theirs, chain, h1, rk2))
 
     def verified(self, secrets: Secrets | None) -> tuple[bytes, Secrets]:
-        """RT7: (RK3, keys); root n is deleted here. Raises `ProtocolError` when auth_R was wrong."""
+        """RT6: (RK3, keys); root n is deleted here. Raises `ProtocolError` when auth_R was wrong."""
         self._move(Input.VERIFIED)
         if secrets is None:
             raise ProtocolError("RK2 does not verify", "bad_ratchet")
         self._commit(secrets)
         return secrets.auth_i(), secrets
 
+    def turned(self) -> None:
+        """RT6: the first record of the new epoch was received: the step is complete."""
+        self._move(Input.TURNED)
+
     # --- responder ------------------------------------------------------------------------------------------
 
     def read_rk1(self, rk1: bytes, own: LinkSecret, theirs: LinkPublic, seed: bytes) -> Job:
-        """RT5: make RK2."""
+        """RT7: make RK2."""
         self._move(Input.RK1)
         chain, h1 = self._chain_and_hash(rk1)
         return Job(self, lambda: schedule.answer_offer(seed, own, theirs, chain, h1, rk1))
 
     def answer_ready(self, rk2: bytes, secrets: Secrets) -> bytes:
-        """RT5: RK2, to be sent in epoch n; from here on the pending root may be resumed from."""
+        """RT7: RK2, to be sent in epoch n; from here on the pending root may be resumed from."""
         self._move(Input.ANSWER_READY)
         self._pending = secrets
         self.roots = {self.index: self.roots[self.index], self.index + 1: secrets.root}
@@ -154,23 +159,13 @@ class Ratchet:
         self._rk1 = b""
 
     def carrier_lost(self) -> None:
-        """RT10: a step in flight is dropped; a pending root stays in `roots`."""
+        """RS13: a step in flight is dropped; a pending root stays in `roots`."""
         self.step = Step.IDLE
         self._offer = None
         self._pending = None
         self._rk1 = b""
 
     # --- resume ---------------------------------------------------------------------------------------------
-
-    @staticmethod
-    def proof_i(root: bytes, th_new: bytes, resume: bytes) -> bytes:
-        """RS3: the initiator's proof that it holds root m."""
-        return crypto.expand(root, Label.RESUME_I, th_new + RESUME.before(resume, "proof_I"))
-
-    @staticmethod
-    def proof_r(root: bytes, th_new: bytes, proof_i: bytes, resumed: bytes) -> bytes:
-        """RS6: the responder's proof."""
-        return crypto.expand(root, Label.RESUME_R, th_new + proof_i + RESUMED.before(resumed, "proof_R"))
 
     def resume(self, m: int, root_new: bytes, th_new: bytes, d_new: bytes) -> None:
         """RS7: go on from root m. The responder keeps root m until the initiator's next record; any step is dropped."""
@@ -184,6 +179,6 @@ class Ratchet:
         self.roots = {m + 1: following} if self.initiator else {m: root_m, m + 1: following}
 
     def confirmed(self) -> None:
-        """RS8: the initiator's next record came: root m goes."""
+        """RS9: the initiator's next record came: root m goes."""
         self.confirming = False
         self.roots = {self.index: self.roots[self.index]}

@@ -30,11 +30,12 @@ class TrafficKey:
     The key steps by itself before record 1024, 2048, …; the T and the key before it are dropped then.
     """
 
-    __slots__ = ("_aead", "_iv", "_t", "counter", "epoch")
+    __slots__ = ("_aead", "_iv", "_t", "bytes", "counter", "epoch")
 
     def __init__(self, t: bytes, epoch: int) -> None:
         self.epoch = epoch & 0xFF
         self.counter = 0
+        self.bytes = 0  # of whole records
         self._rekey(t)
 
     def _rekey(self, t: bytes) -> None:
@@ -54,6 +55,7 @@ class TrafficKey:
         """A whole record, header included; `plaintext` begins with its type."""
         length = len(plaintext) + crypto.TAG_LEN
         record = bytearray(c.RECORD_HEADER_LEN + length)
+        self.bytes += len(record)
         _HEADER.pack_into(record, 0, self.epoch, length)
         header = bytes(record[: c.RECORD_HEADER_LEN])
         with memoryview(record) as view:
@@ -62,11 +64,12 @@ class TrafficKey:
 
     def open(self, header: bytes, body: memoryview) -> bytes:
         """The plaintext of a record's body, type first. Raises `CryptoError`; any error ends the carrier."""
+        self.bytes += len(header) + len(body)
         return self._aead.open(self._nonce(), body, header)
 
 
 class Reader:
-    """Bytes of a carrier to records (RC5): bounded by one record, checked before the body is waited for."""
+    """Bytes of a carrier to records (RC4): bounded by one record, checked before the body is waited for."""
 
     __slots__ = ("_buffer", "_next_key", "key", "records", "switched")
 
@@ -78,11 +81,11 @@ class Reader:
         self._buffer = bytearray()
 
     def expect_epoch(self, key: TrafficKey) -> None:
-        """RT7: accept the next epoch from the first record on that is marked with it and authenticates."""
+        """RT6: accept the next epoch from the first record on that is marked with it and authenticates."""
         self._next_key = key
 
     def switch(self, key: TrafficKey) -> None:
-        """RT9: from the next record on, only this epoch."""
+        """RT8: from the next record on, only this epoch."""
         self.key = key
         self._next_key = None
 
@@ -113,7 +116,7 @@ class Reader:
         except CryptoError:
             raise ProtocolError("record does not authenticate", "bad_record") from None
         del buffer[:end]
-        # RT7: only now, after the AEAD accepted it, the old epoch ends.
+        # RT6: only now, after the AEAD accepted it, the old epoch ends.
         self.switched = key is not self.key
         if self.switched:
             self.switch(key)

@@ -1,4 +1,4 @@
-"""Two sessions with one peer: dials that cross, restarts, impostors (PROTOCOL.md 7.5, RV1–RV8).
+"""Two sessions with one peer: dials that cross, restarts, impostors (PROTOCOL.md 7.7).
 
 Sessions compete that are live and for which no GOAWAY was sent or received. Those of one boot are settled by one hub
 alone, the one with the smaller identity fingerprint. Those of different boots mean that the peer restarted, or that
@@ -32,14 +32,14 @@ class Rivals:
         return self._deadline
 
     def preferred(self, sessions: Iterable[Session]) -> Session | None:
-        """RV3: the session that takes new streams: of the known boot if it has one that lives, then the smaller sid."""
+        """RV2, RV4: the session that takes new streams: of the known boot if one lives, then the smaller sid."""
         ready = [s for s in sessions if s.ready]
         if not ready:
             return None
         return min(ready, key=lambda s: (s.peer_boot != self._boot, s.sid))
 
     def on_resumed(self, session: Session) -> None:
-        """RV7: a proven RESUME makes a session of the known boot the old one again; everybody is asked anew."""
+        """RV5: a proven RESUME makes a session of the known boot the old one again; everybody is asked anew."""
         if session.peer_boot == self._boot:
             self._ask_anew = True
 
@@ -68,7 +68,7 @@ class Rivals:
             self._boot = min(rivals, key=lambda s: s.created_at).peer_boot
 
     def _settle_crossing(self, rivals: list[Session], now: float) -> None:
-        """RV4: one hub decides; the smaller sid stays, provided it answers."""
+        """RV1: one hub decides; the smaller sid stays, provided it answers."""
         if self._env.own_idfp > self._env.peer_idfp:
             return
         keep = min(rivals, key=lambda s: s.sid)
@@ -80,7 +80,7 @@ class Rivals:
             self._ask(keep, now)
 
     def _settle_boots(self, sessions: list[Session], old: list[Session], new: list[Session], now: float) -> None:
-        """RV5, RV6: another boot of the peer is there."""
+        """RV3–RV7: another boot of the peer is there."""
         for session in (*old, *new):
             self._ask(session, now)
         answered = [s for s in new if s.answered]
@@ -102,7 +102,7 @@ class Rivals:
                 session.shorten_linger(now)
 
     def _ask(self, session: Session, now: float) -> None:
-        """RV2: ask once on each carrier; whoever does not answer in time counts as lost, or is closed if a newcomer."""
+        """RV1, RV3, RV6: ask once on each carrier. Who does not answer counts as lost; a newcomer is closed."""
         session.ask(now)
         if session.answered or session.asked_at is None:
             return
@@ -115,4 +115,4 @@ class Rivals:
             self._env.events.append(
                 Notice("newcomer_silent", "a session of another boot of this peer did not answer and was closed")
             )
-            session.close(Code.REFUSED, "no answer to PING", now)
+            session.close(Code.TIMED_OUT, "no answer to PING", now)

@@ -1,4 +1,4 @@
-"""Streams: one relayed TCP conversation each, with half-close, reset and credit (PROTOCOL.md 8.2, ST1–ST8).
+"""Streams: one relayed TCP conversation each, with half-close, reset and credit (PROTOCOL.md 8.4, 8.5).
 
              END sent                 END received
 OPEN ───────────────► LOCAL_ENDED ───────────────► CLOSED
@@ -43,7 +43,7 @@ class Input(Enum):
     RESET = "reset"
 
 
-# ST2: a pair that is missing is the peer's protocol error, or ours where the input is local.
+# The table of PROTOCOL.md 8.4: a pair that is missing is the peer's protocol error, or ours where the input is local.
 TRANSITIONS: dict[tuple[State, Input], State] = {
     (State.OPEN, Input.DATA_RECEIVED): State.OPEN,
     (State.OPEN, Input.END_RECEIVED): State.REMOTE_ENDED,
@@ -139,21 +139,21 @@ class Stream:
         return not self._reading_paused
 
     def end(self) -> None:
-        """ST4: nothing more comes from the local socket; END goes out behind what was written."""
+        """ST5: nothing more comes from the local socket; END goes out behind what was written."""
         if self._end_queued or (self.state, Input.END) not in TRANSITIONS:
             return
         self._end_queued = True
         self._mux.mark_ready(self)
 
     def reset(self, code: int = Code.BROKEN) -> None:
-        """ST5: end both directions. What was queued is discarded: the peer's MTA must not take half for a whole."""
+        """ST6: end both directions. What was queued is discarded: the peer's MTA must not take half for a whole."""
         if self.closed:
             return
         self._step(Input.RESET)
         self._mux.send_reset(self, code, unannounced=self._opening is not None)
 
     def consumed(self, n: int) -> None:
-        """ST7: the local socket took `n` bytes; give credit back, half a window at a time."""
+        """ST11: the local socket took `n` bytes; give credit back, half a window at a time."""
         n = min(n, self.unconsumed)  # nothing is left of it once the stream is over
         self.unconsumed -= n
         self._mux.budget.give(n)
@@ -174,7 +174,7 @@ class Stream:
     # --- what the peer does ---------------------------------------------------------------------------------
 
     def data_received(self, n: int) -> None:
-        """ST6: payload bytes came; within credit, or the session ends."""
+        """ST9: payload bytes came; within credit, or the session ends."""
         self._step(Input.DATA_RECEIVED)
         if n > self.receive_credit:
             raise ProtocolError(f"stream {self.id}: {n} bytes with a credit of {self.receive_credit}")
@@ -183,16 +183,18 @@ class Stream:
         self._mux.budget.take(n)
 
     def end_received(self) -> None:
-        """ST4: the peer's half-close."""
+        """ST5: the peer's half-close."""
         self._step(Input.END_RECEIVED)
         self.credit_due = 0
 
     def reset_received(self) -> None:
-        """ST5: the peer's reset."""
+        """ST6: the peer's reset."""
         self._step(Input.RESET_RECEIVED)
 
     def credit_received(self, n: int) -> None:
-        """ST7: more may be sent."""
+        """ST10: more may be sent."""
+        if self.state is State.LOCAL_ENDED:
+            return
         if self.send_credit + n > 0x7FFFFFFF:
             raise ProtocolError(f"stream {self.id}: credit beyond 2^31-1")
         self.send_credit += n
