@@ -532,7 +532,7 @@ class Session:
         self._queue_close(carrier)
 
     def _queue_close(self, carrier: Carrier) -> None:
-        """After CLOSE nothing more is sent: what waited beside it is not."""
+        """CL1: after CLOSE nothing more is sent."""
         carrier.queue(Record.CLOSE, bytes((self._end_code & 0xFF,)) + self._send.end.to_bytes(8, "big"))
         carrier.hush()
 
