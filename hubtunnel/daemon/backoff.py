@@ -1,0 +1,61 @@
+"""When to dial again: at once after a carrier that lived, then ever later, never two hubs in step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hubtunnel.protocol.constants import BACKOFF_RESET_AFTER
+
+FIRST_CEILING = 1.0  # seconds; the second dial in a row starts at most this much after the first
+CEILING = 30.0
+
+
+class Backoff:
+    """Spaces the dials to one peer.
+
+    The wait between the *starts* of two dials is uniform between 0 and a ceiling that doubles from `FIRST_CEILING` to
+    `CEILING` (full jitter, drawn after the cap: jitter before the cap lets all waiters meet again at the cap). Counting
+    from the start of a dial means that a carrier that held for a while is replaced at once when it breaks, and that
+    one that breaks at birth is not dialled in a loop. Only a carrier that was up for `BACKOFF_RESET_AFTER` seconds
+    lets the count begin anew (PROTOCOL.md 7).
+    """
+
+    __slots__ = ("_dialled_at", "_random", "_up_at", "attempts")
+
+    def __init__(self, random: Callable[[], float]) -> None:
+        self._random = random  # uniform in [0, 1)
+        self._dialled_at: float | None = None
+        self._up_at: float | None = None
+        self.attempts = 0
+
+    def ceiling(self) -> float:
+        """Seconds that the next wait stays below; 0 for the first dial."""
+        if self.attempts == 0:
+            return 0.0
+        # the exponent is bounded before the power is taken: a peer may be away for months
+        return float(min(CEILING, FIRST_CEILING * 2 ** min(self.attempts - 1, 16)))
+
+    def next_dial_at(self, now: float) -> float:
+        """The time of the next dial; draw it once per dial."""
+        if self._dialled_at is None:
+            return now
+        return max(now, self._dialled_at + self._random() * self.ceiling())
+
+    def dialling(self, now: float) -> None:
+        """A dial starts."""
+        self._dialled_at = now
+        self.attempts += 1
+
+    def up(self, now: float) -> None:
+        """The dial led to a carrier."""
+        self._up_at = now
+
+    def down(self, now: float) -> None:
+        """That carrier is gone."""
+        if self._up_at is not None and now - self._up_at >= BACKOFF_RESET_AFTER:
+            self.attempts = 0
+        self._up_at = None
+
+    def reset(self) -> None:
+        """Something changed that makes a dial promising (the peer dialled us, its endpoints were changed)."""
+        self.attempts = 0

@@ -1,0 +1,131 @@
+"""Handing a peer's mail to the local MTA: one target fixed by us, with the peer's real address in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hubtunnel.config import Peer
+from hubtunnel.daemon import proxy
+from hubtunnel.daemon.relay import Relay
+from hubtunnel.protocol.constants import Code
+
+if TYPE_CHECKING:
+    from hubtunnel.daemon.local import LocalSide
+    from hubtunnel.protocol.streams import Stream
+
+CONNECT_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where mail of one peer goes: [deliver], or the peer file's own."""
+
+    host: str
+    port: int
+    proxy_protocol: str
+    source: str  # loopback address to come from; "" for any
+    present_as: str  # address for the PROXY header; "" for the carrier's own
+
+    def header(self, carrier: tuple[str, int], own: tuple[str, int]) -> bytes | None:
+        """The PROXY header for a stream over a carrier from `carrier` to `own`; None when there is no honest one.
+
+        A carrier from a loopback address (a relay in between, two hubs on one machine) would make the MTA take the
+        mail for its own user's: such a peer needs `present_as`.
+        """
+        if self.proxy_protocol == "none":
+            return b""
+        address = self.present_as or carrier[0]
+        if not address or (not self.present_as and proxy.misleads(address)):
+            return None
+        return proxy.header(self.proxy_protocol, (address, carrier[1]), own)
+
+
+def target_of(peer: Peer) -> Target:
+    """Where mail of this peer is handed to."""
+    deliver = peer.deliver
+    return Target(
+        host=deliver.address.host,
+        port=deliver.address.port,
+        proxy_protocol=deliver.proxy_protocol,
+        source=deliver.source or "",
+        present_as=peer.present_as or "",
+    )
+
+
+class DeliveredRelay(Relay):
+    """The peer opened a stream: connect to the local MTA, then splice. Bytes that come before wait, within credit."""
+
+    ours = False
+
+    __slots__ = ("_header", "_task", "_waiting")
+
+    def __init__(self, side: LocalSide, stream: Stream, header: bytes, now: float) -> None:
+        super().__init__(side, now)
+        self.stream = stream
+        self.stream_id = stream.id
+        self._header = header
+        self._waiting: list[bytes] = []
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop, target: Target) -> None:
+        """Connect; the outcome is a splice or a reset with `mta_unreachable`."""
+        self._task = loop.create_task(self._connect(loop, target))
+
+    async def _connect(self, loop: asyncio.AbstractEventLoop, target: Target) -> None:
+        local = (target.source, 0) if target.source else None
+        try:
+            await loop.create_connection(lambda: self, target.host, target.port, local_addr=local)
+        except OSError as exc:
+            self._task = None
+            self.side.mta_unreachable(_text(exc))
+            self._end("mta_unreachable", Code.MTA_UNREACHABLE)
+
+    @property
+    def connecting(self) -> bool:
+        """Whether the local MTA has not taken the connection yet."""
+        return self.transport is None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Header first, then what waited, in one write."""
+        super().connection_made(transport)
+        self._task = None
+        if self._over or self.transport is None:
+            transport.close()
+            return
+        name = transport.get_extra_info("sockname")
+        self.source = (name[0], name[1]) if name else None
+        waiting, self._waiting = b"".join(self._waiting), []
+        if self._header or waiting:
+            self.transport.write(self._header + waiting)
+        if waiting and self.stream is not None:
+            if self._paused:
+                self._owed += len(waiting)
+            else:
+                self.stream.consumed(len(waiting))
+            self.side.touch()
+        if self._peer_ended:
+            self.transport.write_eof()
+
+    def stream_data(self, data: bytes) -> None:
+        """As ever, but for what comes before the MTA took the connection."""
+        if self.transport is None:
+            self._waiting.append(data)
+            self.bytes_from_peer += len(data)
+        else:
+            super().stream_data(data)
+
+    def _break_local(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        super()._break_local()
+
+
+def _text(exc: OSError) -> str:
+    if isinstance(exc, socket.gaierror):
+        return str(exc.strerror or exc)
+    return os.strerror(exc.errno) if exc.errno else str(exc)

@@ -1,0 +1,364 @@
+"""The daemon: owns listeners, links, control socket and state; starts, reloads, drains and ends them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from hubtunnel.config import Config, load
+from hubtunnel.daemon import contexts, logs
+from hubtunnel.daemon.control import Answer, ControlServer
+from hubtunnel.daemon.gate import Gate
+from hubtunnel.daemon.hooks import Hooks
+from hubtunnel.daemon.link import PeerLink
+from hubtunnel.daemon.logs import event, log
+from hubtunnel.daemon.notify import Notifier
+from hubtunnel.daemon.pool import Key, SocketPool, key_of
+from hubtunnel.daemon.services import Services
+from hubtunnel.daemon.status import hub_status
+from hubtunnel.daemon.strangers import Admission
+from hubtunnel.daemon.workers import Workers
+from hubtunnel.errors import ConfigError, HubtunnelError
+from hubtunnel.identity.pins import HubKeys, load_hub
+from hubtunnel.identity.state import State
+from hubtunnel.protocol.constants import Code
+from hubtunnel.protocol.link import Budget
+from hubtunnel.protocol.pair import PairContext
+
+TICK = 20.0  # seconds between looks at the wall clock: hour, key windows, the line for systemd
+CLOSE_WAIT = 1.0  # seconds for the last records and the peers' answers once everything was closed
+
+_Contexts = dict[str, tuple[PairContext, ...]]
+
+
+class Hub:
+    """One running daemon. `config`, `keys` and `state` are what `start` begins with; `path` is read again by reload."""
+
+    def __init__(
+        self, config: Config, keys: HubKeys, state: State, *, notifier: Notifier, allow_published: bool = False
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.config = config
+        self.keys = keys
+        self.links: dict[str, PeerLink] = {}
+        self.loop_name = type(loop).__module__.partition(".")[0]
+        self._loop = loop
+        self._state = state
+        self._notifier = notifier
+        self._allow_published = allow_published
+        self._hooks = Hooks(loop, config.hooks.on_up, config.hooks.on_down)
+        self.services = Services(
+            loop=loop,
+            workers=Workers(loop),
+            budget=Budget(config.limits.memory),
+            admission=Admission(config.limits.handshakes),
+            peer_changed=self._peer_changed,
+        )
+        self.gate = Gate(self.services, self._link_of)
+        self._pool = SocketPool()
+        self._reloading = asyncio.Lock()
+        self._stop_asked = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._cut = 0  # streams that were broken off at the end
+        self._ticker: asyncio.Task[None] | None = None
+        self._reload_task: asyncio.Task[None] | None = None
+        self._control = ControlServer(
+            config.control_socket,
+            {
+                "status": self._answer_status,
+                "ping": self._answer_ping,
+                "rekey": self._answer_rekey,
+                "reload": self._answer_reload,
+                "stop": self._answer_stop,
+            },
+        )
+
+    # --- life -----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Start, serve until asked to stop, drain. Raises `HubtunnelError` when it cannot start."""
+        self._loop.set_exception_handler(self._on_loop_exception)
+        try:
+            await self.start()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._loop.add_signal_handler(number, self.stop)
+            self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+            await self._stop_asked.wait()
+            await self._drain()
+        finally:
+            await self._end()
+
+    async def start(self) -> None:
+        """Everything up to READY."""
+        made = await self._make_contexts(self.config, self.keys)
+        wanted = _listens(self.config)
+        self._pool.bind_missing(wanted)
+        await self._control.start()
+        self._log_notices(self.keys)
+        for peer in self.keys.peers:
+            await self._add_link(self.config, self.keys, peer.name, made[peer.name])
+        self._apply_gate(self.config, made)
+        self._ticker = self._loop.create_task(self._tick())
+        event(
+            log.info,
+            "started",
+            hub=self.config.name,
+            peers=len(self.links),
+            loop=self.loop_name,
+            card=self.keys.card.card.serial,
+        )
+        self._notifier.ready(self._summary())
+
+    def stop(self) -> None:
+        """Drain and end; asked again, end at once."""
+        if self._stop_asked.is_set():
+            self._stop_now.set()
+            self.services.progress.set()
+        self._stop_asked.set()
+
+    async def _drain(self) -> None:
+        """GOAWAY to everybody, then wait for the streams that run, up to `drain`."""
+        patience = self.config.session.drain
+        self.services.draining = True
+        self._notifier.stopping(patience)
+        event(log.info, "draining", streams=self._open_streams(), seconds=patience)
+        wanted = {key: "" for key in _listens(self.config) if key in _carrier_keys(self.config)}
+        self._pool.keep_only(wanted)
+        for link in self.links.values():
+            link.drain(Code.RESTART)
+        await self._until(
+            lambda: self._stop_now.is_set() or all(link.drained for link in self.links.values()), patience
+        )
+        self._cut = self._open_streams()
+
+    async def _until(self, done: Callable[[], bool], seconds: float) -> None:
+        """Wait until `done`, at most so long."""
+        progress = self.services.progress
+        try:
+            async with asyncio.timeout(seconds):
+                while not done():
+                    progress.clear()
+                    await progress.wait()
+        except TimeoutError:
+            return
+
+    async def _end(self) -> None:
+        """Close everything; nothing raises here."""
+        for link in self.links.values():
+            await link.close(Code.RESTART)
+        await self._until(lambda: not any(link.connections for link in self.links.values()), CLOSE_WAIT)
+        for link in self.links.values():
+            link.abort()
+        await self.gate.close()
+        self._pool.close()
+        for task in (self._ticker, self._reload_task):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+        await self._hooks.close()
+        self._drained.set()
+        await self._control.stop()
+        self.services.workers.close()
+        event(log.info, "stopped", hub=self.config.name, streams_cut=self._cut)
+
+    # --- reload ---------------------------------------------------------------------------------------------
+
+    async def reload(self) -> dict[str, list[str]]:
+        """Read the configuration again and take it over whole, or not at all.
+
+        Returns the peers added, removed and changed. Raises `ConfigError` with every mistake; then nothing changed.
+        """
+        async with self._reloading:
+            if self._stop_asked.is_set():
+                raise HubtunnelError("the daemon is stopping")
+            self._notifier.reloading()
+            try:
+                return await self._reload()
+            finally:
+                self._notifier.ready(self._summary())
+
+    async def _reload(self) -> dict[str, list[str]]:
+        config = await self.services.workers.call(lambda: load(self.config.path))
+        problems = _needs_restart(self.config, config)
+        if problems:
+            raise ConfigError(problems)
+        keys = await self.services.workers.call(
+            lambda: load_hub(config, self._state, allow_published=self._allow_published)
+        )
+        if keys.idfp != self.keys.idfp:
+            raise ConfigError([f"{config.state}: holds another identity than this daemon was started with: restart it"])
+        made = await self._make_contexts(config, keys)
+        self._pool.bind_missing(_listens(config))
+        before, self.config, self.keys = self.keys, config, keys
+        changes = await self._take_over(before, config, keys, made)
+        self._pool.keep_only(_listens(config))
+        event(log.info, "reloaded", **{kind: len(names) for kind, names in changes.items()})
+        return changes
+
+    async def _take_over(self, before: HubKeys, config: Config, keys: HubKeys, made: _Contexts) -> dict[str, list[str]]:
+        self._log_notices(keys)
+        logs.configure(config.log.format, config.log.level)
+        self.services.budget.limit = config.limits.memory
+        self.services.admission.resize(config.limits.handshakes)
+        self._hooks.configure(config.hooks.on_up, config.hooks.on_down)
+        old = {peer.name: peer for peer in before.peers}
+        new = {peer.name: peer for peer in keys.peers}
+        # Another identity under the same name is another peer.
+        stay = {name for name in old.keys() & new.keys() if old[name].idfp == new[name].idfp}
+        removed, added = sorted(old.keys() - stay), sorted(new.keys() - stay)
+        for name in removed:
+            link = self.links.pop(name)
+            await link.close(Code.REFUSED)
+            self.services.admission.list_addresses(name, ())
+        changed = []
+        for name in sorted(stay):
+            link = self.links[name]
+            if new[name].config.listen != old[name].config.listen:
+                await link.local.listen(self._local_socket(config, name))
+            link.reconfigure(keys, new[name], config.session, config.limits.streams_per_peer, made[name])
+            if new[name] != old[name]:
+                changed.append(name)
+        for name in added:
+            await self._add_link(config, keys, name, made[name])
+        self._apply_gate(config, made)
+        return {
+            "added": [name for name in added if name not in old],
+            "removed": [name for name in removed if name not in new],
+            "changed": sorted({*changed, *(set(added) & set(removed))}),
+        }
+
+    def _on_hangup(self) -> None:
+        if self._reload_task is None or self._reload_task.done():
+            self._reload_task = self._loop.create_task(self._reload_and_log())
+
+    async def _reload_and_log(self) -> None:
+        try:
+            await self.reload()
+        except ConfigError as exc:
+            for problem in exc.problems:
+                event(log.error, "reload_failed", problem=problem)
+        except HubtunnelError as exc:
+            event(log.error, "reload_failed", problem=str(exc))
+
+    # --- parts ----------------------------------------------------------------------------------------------
+
+    async def _make_contexts(self, config: Config, keys: HubKeys) -> _Contexts:
+        now = self.services.unix_time()
+        return await self.services.workers.call(
+            lambda: {peer.name: contexts.make_contexts(keys, peer, now) for peer in keys.peers}
+        )
+
+    async def _add_link(self, config: Config, keys: HubKeys, name: str, made: tuple[PairContext, ...]) -> None:
+        peer = keys.peer(name)
+        assert peer is not None
+        link = PeerLink(self.services, keys, peer, config.session, config.limits.streams_per_peer, made)
+        self.links[name] = link
+        link.note_addresses([str(e.ip) for e in peer.config.endpoints if e.ip is not None])
+        await link.start(self._local_socket(config, name))
+
+    def _local_socket(self, config: Config, name: str) -> socket.socket | None:
+        peer = config.peer(name)
+        if peer is None or peer.listen is None:
+            return None
+        return self._pool.take(key_of(peer.listen, name))
+
+    def _apply_gate(self, config: Config, made: _Contexts) -> None:
+        self.gate.set_contexts(context for pairs in made.values() for context in pairs)
+        self.gate.listen({key: self._pool.take(key) for key in _carrier_keys(config)})
+
+    def _link_of(self, peer: object) -> PeerLink | None:
+        return self.links.get(str(peer))
+
+    def _peer_changed(self, name: str, up: bool) -> None:
+        self._notifier.status(self._summary())
+        self._hooks.peer_changed(name, up)
+
+    async def _tick(self) -> None:
+        """Hours and key windows go by."""
+        while True:
+            await asyncio.sleep(TICK)
+            if self.gate.hour_changed:
+                async with self._reloading:
+                    made = await self._make_contexts(self.config, self.keys)
+                    for name, link in self.links.items():
+                        link.contexts = made[name]
+                    self.gate.set_contexts(context for pairs in made.values() for context in pairs)
+            else:
+                self.gate.refresh()
+
+    def _summary(self) -> str:
+        up = sum(link.up for link in self.links.values())
+        return f"{up} of {len(self.links)} peers up"
+
+    def _open_streams(self) -> int:
+        return sum(len(link.local.relays) for link in self.links.values())
+
+    @staticmethod
+    def _log_notices(keys: HubKeys) -> None:
+        for notice in keys.notices:
+            event(
+                log.critical if notice.alarm else log.warning, "alarm" if notice.alarm else "notice", text=notice.text
+            )
+
+    def _on_loop_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What nobody caught: a bug, or the loop's own complaint that it cannot accept."""
+        text = str(context.get("message", ""))
+        held = self.services.throttle.allow(f"loop {text}")
+        if held is not None:
+            exc = context.get("exception")
+            log.error("event_loop", exc_info=exc, extra={"fields": {"text": text, "repeated": held}})
+
+    # --- control --------------------------------------------------------------------------------------------
+
+    async def _answer_status(self, asked: Mapping[str, Any]) -> Answer:
+        return {"status": hub_status(self)}
+
+    async def _answer_ping(self, asked: Mapping[str, Any]) -> Answer:
+        return {"rtt_ms": round(await self._named(asked).ping() * 1000, 3)}
+
+    async def _answer_rekey(self, asked: Mapping[str, Any]) -> Answer:
+        return {"begun": self._named(asked).rekey()}
+
+    async def _answer_reload(self, asked: Mapping[str, Any]) -> Answer:
+        return {**await self.reload()}
+
+    async def _answer_stop(self, asked: Mapping[str, Any]) -> Answer:
+        """Answered when everything has ended, just before the process does."""
+        self.stop()
+        await self._drained.wait()
+        return {"streams_cut": self._cut}
+
+    def _named(self, asked: Mapping[str, Any]) -> PeerLink:
+        name = str(asked.get("peer", ""))
+        link = self.links.get(name.lower().removesuffix("."))
+        if link is None:
+            known = ", ".join(sorted(self.links)) or "none"
+            raise HubtunnelError(f"no peer {name!r}; configured are: {known}")
+        return link
+
+
+def _carrier_keys(config: Config) -> list[Key]:
+    return [key_of(address, "") for address in config.listen]
+
+
+def _listens(config: Config) -> dict[Key, str]:
+    """All listening addresses with what to name in an error."""
+    wanted = {key_of(address, ""): f"{config.path}: listen" for address in config.listen}
+    for peer in config.peers:
+        if peer.listen is not None:
+            wanted[key_of(peer.listen, peer.name)] = f"{peer.path}: listen"
+    return wanted
+
+
+def _needs_restart(before: Config, after: Config) -> list[str]:
+    """What a running daemon cannot change about itself."""
+    pairs: Iterable[tuple[str, object, object]] = (
+        ("name", before.name, after.name),
+        ("state", before.state, after.state),
+        ("[control] socket", before.control_socket, after.control_socket),
+    )
+    return [f"{after.path}: {key}: changing it needs a restart" for key, old, new in pairs if old != new]

@@ -1,0 +1,415 @@
+"""Drives the protocol core of one peer: feeds it bytes and time, does what its events say, and flushes once a turn."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from hubtunnel import __version__
+from hubtunnel.config import Peer, SessionSettings
+from hubtunnel.daemon import reasons
+from hubtunnel.daemon.carrier import Connection
+from hubtunnel.daemon.dialler import Dialler
+from hubtunnel.daemon.local import LocalSide, text_of
+from hubtunnel.daemon.logs import event, log
+from hubtunnel.daemon.reasons import Failure
+from hubtunnel.daemon.services import Services
+from hubtunnel.errors import HubtunnelError, Reason
+from hubtunnel.identity.pins import HubKeys, PeerKeys
+from hubtunnel.protocol import events as ev
+from hubtunnel.protocol.carrier import Carrier
+from hubtunnel.protocol.constants import Code, code_word
+from hubtunnel.protocol.handshake import Established
+from hubtunnel.protocol.link import Link, Settings
+from hubtunnel.protocol.pair import PairContext
+
+PING_TIMEOUT = 10.0
+
+
+class PeerLink:
+    """One configured peer."""
+
+    def __init__(
+        self,
+        services: Services,
+        own: HubKeys,
+        keys: PeerKeys,
+        session: SessionSettings,
+        streams_per_peer: int,
+        pair_contexts: tuple[PairContext, ...],
+    ) -> None:
+        self.services = services
+        self.own = own
+        self.keys = keys
+        self.contexts = pair_contexts
+        self.now = services.loop.time
+        self.core = Link(
+            own_idfp=own.idfp,
+            peer_idfp=keys.idfp,
+            boot=services.boot,
+            settings=core_settings(session, streams_per_peer),
+            budget=services.budget,
+            seed=services.seeds,
+            random=services.entropy,
+        )
+        self.connections: tuple[Connection, ...] = ()
+        self.last_error: Failure | None = None
+        self.last_heard: float | None = None  # unix time at which the last carrier was lost
+        self.wire_in = 0  # of carriers that are gone
+        self.wire_out = 0
+        self.up = False
+        self._told: Failure | None = None
+        self._addresses = (("", 0), ("", 0))  # of the latest carrier: the peer's, ours
+        self._pings: dict[bytes, asyncio.Future[float]] = {}
+        self._turn_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self.closed = False
+        self.local = LocalSide(self, session, streams_per_peer)
+        self._handlers: dict[type[ev.Event], Callable[[Any], None]] = {
+            ev.StreamData: self.local.stream_data,
+            ev.StreamOpened: self._on_stream_opened,
+            ev.StreamEnd: self.local.stream_ended,
+            ev.StreamReset: self.local.stream_reset,
+            ev.StreamWritable: self.local.stream_writable,
+            ev.CarrierClosing: self._on_carrier_closing,
+            ev.CarrierLost: self._on_carrier_lost,
+            ev.SessionUp: self._on_session_up,
+            ev.SessionResumed: self._on_session_resumed,
+            ev.SessionEnded: self._on_session_ended,
+            ev.PeerGoingAway: self._on_peer_going_away,
+            ev.Ratcheted: self._on_ratcheted,
+            ev.Pong: self._on_pong,
+            ev.Alarm: self._on_alarm,
+            ev.Notice: self._on_notice,
+            ev.SessionFrame: self._on_session_frame,
+        }
+        self.dialler = Dialler(self)
+
+    @property
+    def peer(self) -> Peer:
+        """The peer's configuration."""
+        return self.keys.config
+
+    @property
+    def name(self) -> str:
+        """The peer's name here."""
+        return self.keys.name
+
+    @property
+    def announced(self) -> frozenset[bytes]:
+        """Own link keys that our newest card holds: the peer may know them."""
+        return frozenset(key.id for key in self.own.card.card.link_keys)
+
+    # --- life -----------------------------------------------------------------------------------------------
+
+    async def start(self, sock: socket.socket | None) -> None:
+        """Take connections of our MTA on `sock`, and dial."""
+        await self.local.start(sock)
+        self.dialler.start()
+
+    def reconfigure(
+        self,
+        own: HubKeys,
+        keys: PeerKeys,
+        session: SessionSettings,
+        streams_per_peer: int,
+        pair_contexts: tuple[PairContext, ...],
+    ) -> None:
+        """Take new settings and keys without touching what runs."""
+        dial_anew = keys.config.endpoints != self.peer.endpoints or pair_contexts != self.contexts
+        self.own, self.keys, self.contexts = own, keys, pair_contexts
+        self.local.reconfigure(keys.config, session, streams_per_peer)
+        self.core.settings = core_settings(session, streams_per_peer)
+        if dial_anew:
+            self.dialler.promising()
+
+    def drain(self, code: int) -> None:
+        """Take no new streams, tell the peer, and end when those that run have ended."""
+        self.local.drain()
+        self.core.drain(code, self.now())
+        self.touch()
+
+    @property
+    def drained(self) -> bool:
+        """Whether nothing of mail is under way."""
+        return not self.core.sessions and not self.local.relays
+
+    async def close(self, code: int) -> None:
+        """End everything now; the peer is told if a carrier is there."""
+        self.closed = True
+        await self.dialler.stop()
+        self.core.close(code, self.now())
+        self._drain_events()
+        await self.local.close(code)
+        for connection in self.connections:
+            connection.finish()
+        self.touch()
+        if self._timer is not None:
+            self._timer.cancel()
+        for waiting in self._pings.values():
+            waiting.cancel()
+
+    def abort(self) -> None:
+        """Let go of what is left of the carriers."""
+        for connection in self.connections:
+            connection.abort()
+
+    # --- carriers -------------------------------------------------------------------------------------------
+
+    def attach(self, connection: Connection, established: Established) -> Carrier:
+        """A handshake is through: this connection is a carrier now."""
+        now = self.now()
+        self.connections = (*self.connections, connection)
+        self._addresses = (connection.address, connection.own_address)
+        self.services.admission.authenticated(connection.address[0], now)
+        if established.initiator:
+            self.dialler.carrier_up(now)
+        event(
+            log.info,
+            "carrier_up",
+            peer=self.name,
+            address=text_of(connection.address),
+            dialled=established.initiator,
+            our_key=established.own.id.hex(),
+            their_key=established.theirs.id.hex(),
+        )
+        carrier = self.core.attach(established, now)
+        carrier.app = connection
+        connection.carrier = carrier  # before events of what came behind the handshake are looked at
+        self._drain_events()
+        self.touch()
+        return carrier
+
+    def carrier_data(self, carrier: Carrier, data: bytes) -> None:
+        """Bytes of a carrier."""
+        self.core.receive_data(carrier, data, self.now())
+        self._drain_events()
+        self.touch()
+
+    def detach(self, connection: Connection, why: str) -> None:
+        """A carrier's TCP connection is gone."""
+        carrier = connection.carrier
+        self.connections = tuple(c for c in self.connections if c is not connection)
+        if carrier is None:
+            return
+        self.wire_in += carrier.bytes_in
+        self.wire_out += carrier.bytes_out
+        now = self.now()
+        self.last_heard = self.services.unix_time()
+        if carrier.initiator:
+            self.dialler.carrier_down(now)
+        event(log.info, "carrier_down", peer=self.name, address=text_of(connection.address), why=why)
+        self.core.detach(carrier, why, now)
+        self.services.progress.set()
+        self._drain_events()
+        self.touch()
+
+    def note_addresses(self, addresses: list[str]) -> None:
+        """What the peer's endpoints resolve to: half of the handshake slots are kept for such."""
+        self.services.admission.list_addresses(self.name, addresses)
+
+    # --- one turn of the loop -------------------------------------------------------------------------------
+
+    def touch(self) -> None:
+        """Something may have to be sent: flush at the end of this turn of the loop, once."""
+        if not self._turn_due:
+            self._turn_due = True
+            self.services.loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_due = False
+        core = self.core
+        self._drain_events()
+        while (job := core.next_job()) is not None:
+            self.services.workers.run(job, self._job_done)
+        now = self.now()
+        for connection in self.connections:
+            connection.flush(now)
+        if self._drain_events():
+            self.touch()
+        at = core.next_deadline()
+        if at is not None and at < self._timer_at and not self.closed:
+            self._arm(at)
+
+    def _arm(self, at: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self.services.loop.call_at(at, self._on_deadline)
+
+    def _on_deadline(self) -> None:
+        """May come early, when the deadline has moved: a timer is only ever moved forward."""
+        self._timer = None
+        self._timer_at = float("inf")
+        self.core.handle_deadline(self.now())
+        self._drain_events()
+        self.dialler.wake()
+        self.touch()
+
+    def _job_done(self, job: ev.Job, result: object) -> None:
+        self.core.job_done(job, result, self.now())
+        self._drain_events()
+        self.touch()
+
+    def _drain_events(self) -> bool:
+        """Do what the core's events say; True when there was any."""
+        next_event, handlers = self.core.next_event, self._handlers
+        happened = next_event()
+        if happened is None:
+            return False
+        while happened is not None:
+            handlers[type(happened)](happened)
+            happened = next_event()
+        return True
+
+    # --- events ---------------------------------------------------------------------------------------------
+
+    def _on_stream_opened(self, happened: ev.StreamOpened) -> None:
+        carrier = happened.stream.session.carrier
+        if carrier is not None and isinstance(carrier.app, Connection):
+            self._addresses = (carrier.app.address, carrier.app.own_address)
+        self.local.stream_opened(happened, *self._addresses)
+
+    def _on_carrier_closing(self, happened: ev.CarrierClosing) -> None:
+        connection = happened.carrier.app
+        method = log.warning if happened.fault else log.info
+        event(method, "carrier_closing", peer=self.name, code=happened.code, text=happened.text)
+        if isinstance(connection, Connection):
+            if happened.fault:
+                connection.abort()
+            else:
+                connection.finish()
+
+    def _on_carrier_lost(self, happened: ev.CarrierLost) -> None:
+        event(log.info, "session_waits", peer=self.name, session=_sid(happened.session.sid), why=happened.why)
+        self._session_changed()
+
+    def _on_session_up(self, happened: ev.SessionUp) -> None:
+        self._told = None
+        event(log.info, "session_up", peer=self.name, session=_sid(happened.session.sid), version=happened.version[:64])
+        self._session_changed()
+
+    def _on_session_resumed(self, happened: ev.SessionResumed) -> None:
+        session = happened.session
+        event(log.info, "session_resumed", peer=self.name, session=_sid(session.sid), times=session.resumed)
+        self._session_changed()
+
+    def _on_session_ended(self, happened: ev.SessionEnded) -> None:
+        if happened.by_peer and happened.code != Code.DONE:
+            self.hear(happened.code)
+        event(
+            log.info,
+            "session_ended",
+            peer=self.name,
+            session=_sid(happened.session.sid),
+            code=code_word(happened.code),
+            text=happened.text,
+        )
+        self._session_changed()
+
+    def _on_peer_going_away(self, happened: ev.PeerGoingAway) -> None:
+        self.hear(happened.code)
+        event(log.info, "peer_going_away", peer=self.name, code=code_word(happened.code))
+        self._session_changed()
+
+    def _session_changed(self) -> None:
+        """A stream may be possible now, or no longer; perhaps a dial is wanted."""
+        ready = self.core.ready
+        self.dialler.wake()
+        self.services.progress.set()
+        if ready:
+            self.local.open_waiting()
+        if ready == self.up:
+            return
+        self.up = ready
+        event(log.info, "peer_up" if ready else "peer_down", peer=self.name)
+        self.services.peer_changed(self.name, ready)
+
+    def _on_ratcheted(self, happened: ev.Ratcheted) -> None:
+        event(log.debug, "ratcheted", peer=self.name, session=_sid(happened.session.sid), index=happened.index)
+
+    def _on_pong(self, happened: ev.Pong) -> None:
+        waiting = self._pings.pop(happened.token, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(happened.rtt)
+
+    def _on_alarm(self, happened: ev.Alarm) -> None:
+        event(log.critical, "alarm", peer=self.name, code=happened.code, text=happened.text)
+        self.note_failure(reasons.alarm(happened.text, self.services.unix_time()))
+
+    def _on_notice(self, happened: ev.Notice) -> None:
+        event(log.warning, "notice", peer=self.name, code=happened.code, text=happened.text)
+
+    def _on_session_frame(self, happened: ev.SessionFrame) -> None:
+        """Cards and receipts: this version announces neither, and answers none."""
+        event(log.debug, "session_frame", peer=self.name, type=happened.type, bytes=len(happened.payload))
+
+    # --- reasons --------------------------------------------------------------------------------------------
+
+    def note_failure(self, failure: Failure) -> None:
+        """Keep it for `status`."""
+        self.last_error = failure
+
+    def hear(self, code: int) -> Failure:
+        """The peer said why, inside the session."""
+        failure = self._told = reasons.told(code, "", self.services.unix_time())
+        self.note_failure(failure)
+        return failure
+
+    def why(self) -> str:
+        """Why no stream can be opened now, code and text."""
+        now = self.services.unix_time()
+        latest = max((f for f in (self._told, self.dialler.failure) if f is not None), key=lambda f: f.at, default=None)
+        if latest is not None:
+            return latest.line
+        if not self.peer.endpoints:
+            return reasons.never(self.last_heard, self.services.started_at, now).line
+        if self.dialler.phase == "handshaking":
+            serial = self.own.card.card.serial
+            return reasons.silent(self.dialler.endpoint, self.name, serial, self.keys.psk is not None, now).line
+        endpoint = self.dialler.endpoint or str(self.peer.endpoints[0])
+        return Failure(Reason.TIMEOUT, f"{endpoint}: no TCP connection yet", now).line
+
+    # --- asked by the administrator -------------------------------------------------------------------------
+
+    async def ping(self) -> float:
+        """One round trip through the tunnel, in seconds. Raises `HubtunnelError` with the reason there is none."""
+        token = self.core.ping(self.now())
+        if token is None:
+            raise HubtunnelError(f"{self.name}: {self.why()}")
+        waiting: asyncio.Future[float] = self.services.loop.create_future()
+        self._pings[token] = waiting
+        self.touch()
+        try:
+            async with asyncio.timeout(PING_TIMEOUT):
+                return await waiting
+        except TimeoutError:
+            raise HubtunnelError(f"{self.name}: no answer within {PING_TIMEOUT:.0f} s") from None
+        finally:
+            self._pings.pop(token, None)
+
+    def rekey(self) -> bool:
+        """Begin a ratchet step; False when the session is the peer's to step, or there is none."""
+        begun = self.core.rekey(self.now())
+        self.touch()
+        return begun
+
+
+def core_settings(session: SessionSettings, streams_per_peer: int) -> Settings:
+    """The core's settings out of the configuration's."""
+    return Settings(
+        version=__version__,
+        ratchet_after=session.ratchet_after,
+        ratchet_bytes=session.ratchet_bytes,
+        linger=session.linger,
+        keepalive=session.keepalive,
+        streams_per_peer=streams_per_peer,
+    )
+
+
+def _sid(sid: bytes) -> str:
+    """Enough of a session's name to tell it from others in a log."""
+    return sid[:4].hex()

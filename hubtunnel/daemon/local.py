@@ -1,0 +1,236 @@
+"""Our MTA's side of one peer: the connections it makes to us, those we make to it, and who waits for a session."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+from hubtunnel.config import Peer, SessionSettings
+from hubtunnel.daemon import reasons
+from hubtunnel.daemon.delivery import CONNECT_TIMEOUT, DeliveredRelay, target_of
+from hubtunnel.daemon.logs import event, log
+from hubtunnel.daemon.relay import AcceptedRelay, Relay
+from hubtunnel.protocol import events as ev
+from hubtunnel.protocol.constants import Code
+from hubtunnel.protocol.link import NotReady
+
+if TYPE_CHECKING:
+    from hubtunnel.daemon.link import PeerLink
+
+_SWEEPS = 20  # looks at idle streams per `idle`, so that a stream ends at most a twentieth late
+STOPPING = "stopped: this hub is stopping"
+
+
+class LocalSide:
+    """All relays of one link."""
+
+    def __init__(self, link: PeerLink, session: SessionSettings, streams_max: int) -> None:
+        self.relays: set[Relay] = set()
+        self.opened = 0
+        self.refused = 0
+        self.reset = 0
+        self.mail_in = 0
+        self.mail_out = 0
+        self.name = link.name
+        self.now = link.now
+        self.touch = link.touch
+        self._link = link
+        self._services = link.services
+        self._session = session
+        self._streams_max = streams_max
+        self._target = target_of(link.peer)
+        self._server: asyncio.Server | None = None
+        self._waiting: dict[AcceptedRelay, None] = {}  # in order of arrival
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def reconfigure(self, peer: Peer, session: SessionSettings, streams_max: int) -> None:
+        """Take new settings; relays that run keep what they were begun with."""
+        self._session = session
+        self._streams_max = streams_max
+        self._target = target_of(peer)
+
+    # --- life -----------------------------------------------------------------------------------------------
+
+    async def start(self, sock: socket.socket | None) -> None:
+        """Take connections on `sock`, and watch for idle ones."""
+        await self.listen(sock)
+        self._sweep()
+
+    async def listen(self, sock: socket.socket | None) -> None:
+        """Replace the listener; connections that were accepted stay."""
+        old, self._server = self._server, None
+        if sock is not None:
+            # The loop's own server: accepting is on the hot path, and both loops survive a lack of descriptors.
+            self._server = await self._services.loop.create_server(lambda: AcceptedRelay(self, self.now()), sock=sock)
+        if old is not None:
+            old.close()
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Where our MTA hands over mail for this peer."""
+        if self._server is None or not self._server.sockets:
+            return None
+        name = self._server.sockets[0].getsockname()
+        return name[0], name[1]
+
+    def drain(self) -> None:
+        """Accept nothing more; who waits is told."""
+        if self._server is not None:
+            self._server.close()
+        for relay in tuple(self._waiting):
+            self._refuse(relay, STOPPING)
+
+    async def close(self, code: int) -> None:
+        """Break off what runs."""
+        await self.listen(None)
+        for waiting in tuple(self._waiting):
+            self._refuse(waiting, STOPPING)
+        for relay in tuple(self.relays):
+            relay.break_off("closed", code)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+
+    # --- connections that our MTA makes ---------------------------------------------------------------------
+
+    def accepted(self, relay: AcceptedRelay) -> None:
+        """Our MTA connected: open a stream, or let it wait for a session."""
+        self.relays.add(relay)
+        if self._services.draining:
+            self._refuse(relay, STOPPING)
+        elif len(self._waiting) >= self._streams_max:
+            self._refuse(relay, self._limit_line())
+        elif self._link.core.ready:
+            self._open(relay)
+        else:
+            self._waiting[relay] = None
+            self._link.dialler.wake()
+            relay.wait(self._session.hold)
+
+    def open_waiting(self) -> None:
+        """A session is ready: everybody who waits gets a stream."""
+        for relay in tuple(self._waiting):
+            self._open(relay)
+
+    def _open(self, relay: AcceptedRelay) -> None:
+        try:
+            stream = self._link.core.open_stream(relay.source, self.now())
+        except NotReady as exc:
+            self._refuse(relay, self._limit_line() if exc.code == Code.LIMIT else self._link.why())
+            return
+        self._waiting.pop(relay, None)
+        self.opened += 1
+        relay.open(stream)
+        self.touch()
+
+    def hold_over(self, relay: AcceptedRelay) -> None:
+        """It waited long enough."""
+        self._refuse(relay, self._link.why())
+
+    def told_line(self, code: int) -> str:
+        """A stream of ours was reset before a byte crossed it: the reason, for the 421."""
+        return self._link.hear(code).line
+
+    def _refuse(self, relay: AcceptedRelay, why: str) -> None:
+        self._waiting.pop(relay, None)
+        relay.refuse(why)
+
+    def _limit_line(self) -> str:
+        text = f"{len(self.relays)} connections for this peer, or [limits].memory is used up"
+        return reasons.own_limit(text, self._services.unix_time()).line
+
+    # --- connections that we make to our MTA ----------------------------------------------------------------
+
+    def stream_opened(self, happened: ev.StreamOpened, carrier: tuple[str, int], own: tuple[str, int]) -> None:
+        """The peer opened a stream over a carrier from `carrier` to `own`: connect, as the peer's address."""
+        stream = happened.stream
+        header = self._target.header(carrier, own)
+        if header is None:
+            self._deliver_failed(
+                f"the carrier comes from {carrier[0]}, which our MTA would trust as its own: "
+                f"set present_as in {self._link.peer.path.name}"
+            )
+            stream.reset(Code.MTA_UNREACHABLE)
+            return
+        relay = DeliveredRelay(self, stream, header, self.now())
+        stream.app = relay
+        self.relays.add(relay)
+        self.opened += 1
+        relay.start(self._services.loop, self._target)
+
+    def mta_unreachable(self, text: str) -> None:
+        """Our MTA did not take a connection."""
+        self._deliver_failed(f"{self._target.host} port {self._target.port}: {text}")
+
+    def _deliver_failed(self, text: str) -> None:
+        held = self._services.throttle.allow(f"deliver {self.name}")
+        if held is not None:
+            event(log.error, "mta_unreachable", peer=self.name, text=text, repeated=held)
+
+    # --- events of streams ----------------------------------------------------------------------------------
+
+    def stream_data(self, happened: ev.StreamData) -> None:
+        """Bytes of the peer's MTA."""
+        relay = happened.stream.app
+        if isinstance(relay, Relay):
+            self.mail_in += len(happened.data)
+            relay.stream_data(happened.data)
+
+    def stream_ended(self, happened: ev.StreamEnd) -> None:
+        """The peer's half-close."""
+        if isinstance(happened.stream.app, Relay):
+            happened.stream.app.stream_ended()
+
+    def stream_reset(self, happened: ev.StreamReset) -> None:
+        """The stream is over."""
+        if isinstance(happened.stream.app, Relay):
+            happened.stream.app.stream_reset(happened.code)
+
+    def stream_writable(self, happened: ev.StreamWritable) -> None:
+        """There is room for more from our MTA."""
+        if isinstance(happened.stream.app, Relay):
+            happened.stream.app.stream_writable()
+
+    # --- the end of a relay ---------------------------------------------------------------------------------
+
+    def relay_over(self, relay: Relay, how: str) -> None:
+        """One line in the log joins our MTA's lines and the peer's."""
+        self.relays.discard(relay)
+        if isinstance(relay, AcceptedRelay):
+            self._waiting.pop(relay, None)
+        self.mail_out += relay.bytes_to_peer
+        if self._services.draining:
+            self._services.progress.set()
+        if how == "refused":
+            self.refused += 1
+        elif how != "done":
+            self.reset += 1
+        event(
+            log.info,
+            "stream",
+            peer=self.name,
+            stream=relay.stream_id or None,
+            direction="out" if relay.ours else "in",
+            local=text_of(relay.source) if relay.source else None,
+            to_peer=relay.bytes_to_peer,
+            from_peer=relay.bytes_from_peer,
+            seconds=self.now() - relay.started_at,
+            end=how,
+        )
+
+    def _sweep(self) -> None:
+        """End streams on which nothing moved for `idle`, and connects that hang."""
+        now, idle = self.now(), self._session.idle
+        for relay in tuple(self.relays):
+            if isinstance(relay, DeliveredRelay) and relay.connecting:
+                if now - relay.started_at > CONNECT_TIMEOUT:
+                    self.mta_unreachable("no answer to connect")
+                    relay.break_off("mta_unreachable", Code.MTA_UNREACHABLE)
+            elif now - relay.active_at > idle and relay not in self._waiting:
+                relay.break_off("timed_out", Code.TIMED_OUT)
+        self._sweeper = self._services.loop.call_later(min(idle / _SWEEPS, CONNECT_TIMEOUT / 2), self._sweep)
+
+
+def text_of(address: tuple[str, int]) -> str:
+    """An address as it stands in logs and `status`."""
+    return f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"

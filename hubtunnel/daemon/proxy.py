@@ -1,0 +1,62 @@
+"""PROXY protocol headers, as HAProxy's specification (proxy-protocol.txt, sections 2.1 and 2.2) lays them out.
+
+Only ever a real address of the peer: LOCAL and UNKNOWN would make the receiving MTA trust the connection as its own.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+
+_SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
+_VERSION_COMMAND = 0x21  # version 2, command PROXY
+_TCP4 = 0x11
+_TCP6 = 0x21
+
+Address = tuple[str, int]
+_IP = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+def plain_ip(host: str) -> _IP:
+    """The address without scope or IPv4-mapping. Raises ValueError for anything but an IP address."""
+    ip = ipaddress.ip_address(host.split("%", 1)[0])
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+        return ip.ipv4_mapped
+    return ip
+
+
+def misleads(host: str) -> bool:
+    """Whether an MTA would take this source address for the hub's own, or for none: never to be presented."""
+    ip = plain_ip(host)
+    return ip.is_loopback or ip.is_unspecified or ip.is_multicast
+
+
+def _pair(source: Address, destination: Address) -> tuple[_IP, _IP]:
+    """Both addresses in the source's family: `present_as` may be of another family than the carrier."""
+    src, dst = plain_ip(source[0]), plain_ip(destination[0])
+    if src.version != dst.version:
+        dst = ipaddress.ip_address("0.0.0.0" if src.version == 4 else "::")  # noqa: S104 - a header, not a bind
+    return src, dst
+
+
+def header_v1(source: Address, destination: Address) -> bytes:
+    """The human-readable header, at most 107 bytes."""
+    src, dst = _pair(source, destination)
+    return f"PROXY TCP{src.version} {src} {dst} {source[1]} {destination[1]}\r\n".encode("ascii")
+
+
+def header_v2(source: Address, destination: Address) -> bytes:
+    """The binary header: 28 bytes for IPv4, 52 for IPv6."""
+    src, dst = _pair(source, destination)
+    family = _TCP4 if src.version == 4 else _TCP6
+    body = src.packed + dst.packed + struct.pack(">HH", source[1], destination[1])
+    return _SIGNATURE + struct.pack(">BBH", _VERSION_COMMAND, family, len(body)) + body
+
+
+def header(kind: str, source: Address, destination: Address) -> bytes:
+    """The header of a kind: ``v2``, ``v1`` or ``none``."""
+    if kind == "v2":
+        return header_v2(source, destination)
+    if kind == "v1":
+        return header_v1(source, destination)
+    return b""

@@ -1,0 +1,135 @@
+"""Why mail for a peer cannot cross now, in the words that an administrator finds in the mail queue.
+
+The codes are the fixed ones of `errors.Reason`. A responder never says why it is silent, so the
+dialler's text for `silent` names everything that it can be, and how to compare.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from dataclasses import dataclass
+
+from hubtunnel.daemon.logs import rfc3339
+from hubtunnel.errors import Reason
+from hubtunnel.protocol.constants import code_word
+
+REPLY_MAX = 512  # octets of an SMTP reply line with its CRLF (RFC 5321, 4.5.3.1.5)
+
+_TOLD = {
+    "done": "the peer ended the session",
+    "drained": "the peer is stopping and takes no new mail",
+    "restart": "the peer is restarting",
+    "superseded": "the session was given up for another",
+    "refused": "the peer refused",
+    "limit": "the peer is at its limit of open streams",
+    "mta_unreachable": "the tunnel is up, but the peer's own MTA does not accept a connection",
+    "mta_failed": "the peer's own MTA broke the connection",
+    "broken": "the connection broke at the peer",
+    "timed_out": "the peer gave up waiting",
+    "protocol": "the peer found a mistake in our protocol",
+    "required_capability": "one hub requires what the other's version does not have",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A reason with its text; `at` is unix time."""
+
+    reason: Reason
+    text: str
+    at: float
+
+    @property
+    def line(self) -> str:
+        """Code and text, as they stand in replies and logs."""
+        return f"{self.reason.value}: {self.text}"
+
+
+def reply_421(peer: str, why: str) -> bytes:
+    """The only SMTP that hubtunnel ever speaks: the greeting of a peer that cannot be reached now.
+
+    One line of printable ASCII within RFC 5321's limit, whatever `why` holds.
+    """
+    text = "".join(ch if " " <= ch <= "~" else "?" for ch in f"421 4.4.1 hubtunnel: {peer}: {why}")
+    return text[: REPLY_MAX - 2].encode("ascii") + b"\r\n"
+
+
+def from_dns(endpoint: str, exc: OSError, now: float) -> Failure:
+    """The endpoint's name did not resolve."""
+    return Failure(Reason.DNS, f"{endpoint}: {_system_text(exc)}", now)
+
+
+def from_connect(endpoint: str, address: str, exc: BaseException, now: float) -> Failure:
+    """No TCP connection; `exc` is what the system said, or a TimeoutError of our own."""
+    where = endpoint if address in endpoint else f"{endpoint} ({address})"
+    if isinstance(exc, OSError) and exc.errno == errno.ECONNREFUSED:
+        return Failure(Reason.REFUSED, f"{where}: {_system_text(exc)}; is the daemon there running?", now)
+    if isinstance(exc, TimeoutError) or (isinstance(exc, OSError) and exc.errno == errno.ETIMEDOUT):
+        return Failure(Reason.TIMEOUT, f"{where}: no TCP connection within the time; a firewall that drops?", now)
+    text = _system_text(exc) if isinstance(exc, OSError) else type(exc).__name__
+    return Failure(Reason.UNREACHABLE, f"{where}: {text}", now)
+
+
+def silent(endpoint: str, peer: str, own_serial: int, psk: bool, now: float) -> Failure:
+    """Connected, then nothing: the four causes that a dialler cannot tell apart."""
+    held = "we have a PSK" if psk else "we have none"
+    text = (
+        f"{endpoint} accepted the connection and said nothing. Compare: 1 {peer} may not hold our card {own_serial}"
+        f" (there: hubtunnel peer show); 2 a clock may be off by an hour (ours {rfc3339(now)[:19]}Z);"
+        f" 3 a PSK on one side only ({held}); 4 what listens there may be no hub"
+    )
+    return Failure(Reason.SILENT, text, now)
+
+
+def no_keys(peer: str, now: float) -> Failure:
+    """Not even dialled: no pair of link keys is within its windows, so the answer could only be silence."""
+    text = (
+        f"not dialled, for no link key of ours and none of {peer}'s are both within their windows at"
+        f" {rfc3339(now)[:19]}Z: see hubtunnel check; rotate ours, or get a newer card of theirs"
+    )
+    return Failure(Reason.SILENT, text, now)
+
+
+def bad_auth(endpoint: str, now: float) -> Failure:
+    """An answer that does not verify: a security event."""
+    return Failure(
+        Reason.AUTH, f"{endpoint} answered, but not with the pinned peer's keys: a security event, see the log", now
+    )
+
+
+def alarm(text: str, now: float) -> Failure:
+    """A security event inside an authenticated session."""
+    return Failure(Reason.AUTH, text, now)
+
+
+def told(code: int, detail: str, now: float) -> Failure:
+    """What the peer said inside the session."""
+    word = code_word(code)
+    text = f"{word}: {_TOLD.get(word, 'a reason that this version does not know')}"
+    return Failure(Reason.TOLD, f"{text} ({detail})" if detail else text, now)
+
+
+def own_limit(text: str, now: float) -> Failure:
+    """A bound of this hub was reached."""
+    return Failure(Reason.TOLD, f"limit: {text}", now)
+
+
+def never(last_heard: float | None, started: float, now: float) -> Failure:
+    """We only listen, and the peer has not dialled."""
+    since = (
+        f"was last connected {rfc3339(last_heard)}"
+        if last_heard is not None
+        else f"has not dialled since this daemon started {rfc3339(started)}"
+    )
+    text = (
+        f"it dials us (no endpoints here) and {since}; check there: hubtunnel status, its endpoint for us, its firewall"
+    )
+    return Failure(Reason.NEVER, text, now)
+
+
+def _system_text(exc: OSError) -> str:
+    if isinstance(exc, socket.gaierror):
+        return f"name does not resolve: {exc.strerror or exc}"
+    return os.strerror(exc.errno) if exc.errno else (str(exc) or type(exc).__name__)

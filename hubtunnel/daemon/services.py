@@ -1,0 +1,53 @@
+"""What the hub lends to all its links: loop, clock, workers, limits, and what the hub knows about itself."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hubtunnel.daemon.logs import Throttle
+from hubtunnel.daemon.strangers import Admission, Knocks
+from hubtunnel.daemon.workers import Workers
+from hubtunnel.protocol.link import Budget
+from hubtunnel.protocol.pair import LinkSecret, hedged_seed
+
+LOG_EVERY = 60.0  # seconds between log lines that a stranger, or a fault that lasts, could otherwise cause at will
+
+
+class Seeds:
+    """Seeds for ephemerals: system randomness, hedged with the link key, time and a counter."""
+
+    def __init__(self) -> None:
+        self._counter = itertools.count()
+
+    def __call__(self, secret: LinkSecret) -> bytes:
+        return hedged_seed(secret, os.urandom(64), time.time_ns(), next(self._counter))
+
+
+@dataclass(slots=True)
+class Services:
+    """One per daemon."""
+
+    loop: asyncio.AbstractEventLoop
+    workers: Workers
+    budget: Budget
+    admission: Admission
+    peer_changed: Callable[[str, bool], None]  # (peer's name, whether it is up now)
+    unix_time: Callable[[], float] = time.time
+    random: Callable[[], float] = random.random  # back-off and deadlines; never keys
+    knocks: Knocks = field(default_factory=Knocks)
+    seeds: Seeds = field(default_factory=Seeds)
+    entropy: Callable[[int], bytes] = os.urandom
+    boot: bytes = field(default_factory=lambda: os.urandom(16))
+    started_at: float = field(default_factory=time.time)
+    draining: bool = False
+    progress: asyncio.Event = field(default_factory=asyncio.Event)  # a stream, session or carrier ended
+    throttle: Throttle = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.throttle = Throttle(LOG_EVERY, self.loop.time)

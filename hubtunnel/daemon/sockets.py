@@ -1,0 +1,71 @@
+"""Options of our sockets, with the reason for each, and how listening sockets are made."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+from contextlib import suppress
+
+from hubtunnel.errors import HubtunnelError
+from hubtunnel.protocol.constants import SEAL_AHEAD
+
+USER_TIMEOUT_MS = 10_000
+BACKLOG = 512
+
+
+class ListenError(HubtunnelError):
+    """An address cannot be listened on; the text names it and the cure."""
+
+
+def tune_carrier(sock: socket.socket) -> None:
+    """A carrier: no delay for small records, little sealed ahead of the wire, death noticed while bytes are out."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # What the kernel took can no longer be overtaken by a ratchet step or an ACK.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SEAL_AHEAD)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+
+
+def tune_local(sock: socket.socket) -> None:
+    """A connection of the local MTA: SMTP is dialogue, so nothing may wait for a full segment."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def reset(transport: asyncio.Transport) -> None:
+    """End a TCP connection with RST, so that half a conversation never looks like a whole one."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        with suppress(OSError):  # already gone
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
+
+
+def listen(host: str, port: int, what: str) -> socket.socket:
+    """A listening TCP socket. Raises `ListenError`, which names `what` (file and key) and the cure."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # "[::]:2625" beside "0.0.0.0:2625" must not collide, and one of them must not mean both
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as exc:
+        sock.close()
+        raise ListenError(f"{what}: cannot listen on {host} port {port}: {_cure(exc, port)}") from exc
+    return sock
+
+
+def _cure(exc: OSError, port: int) -> str:
+    text = os.strerror(exc.errno) if exc.errno else str(exc)
+    if exc.errno == errno.EACCES and port < 1024:
+        return f"{text}; ports below 1024 need root or CAP_NET_BIND_SERVICE (the systemd unit gives it)"
+    if exc.errno == errno.EADDRINUSE:
+        return f"{text}; `ss -ltnp 'sport = :{port}'` shows by whom"
+    if exc.errno == errno.EADDRNOTAVAIL:
+        return f"{text}; no interface of this machine has it"
+    return text
