@@ -1,0 +1,84 @@
+"""Changes to `peers.d` that are in force when a command returns, or undone.
+
+A running daemon is asked to reload and may refuse; without one the command takes the state's lock, so that no daemon
+starts in between, and checks and stores by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from hubtunnel.cli.common import CommandError
+from hubtunnel.config import Config, load
+from hubtunnel.errors import HubtunnelError
+from hubtunnel.identity import files
+from hubtunnel.identity.pins import Notice, load_hub
+from hubtunnel.identity.state import State, StateLockedError
+
+
+@contextlib.contextmanager
+def peers_lock(config: Config) -> Iterator[None]:
+    """Keep other commands from changing `peers.d` meanwhile."""
+    files.make_folder(config.peers_folder, 0o755)
+    descriptor = os.open(config.peers_folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CommandError(f"{config.peers_folder}: another command is changing peers", "try again") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def put_in_force(config: Config, changes: Mapping[Path, bytes | None]) -> list[Notice]:
+    """Write (or with None delete) files, in the order given, and put the result in force; undo them all if that fails.
+
+    Returns what the check of the new state of things noticed, none when a daemon did it.
+    """
+    try:
+        state = State.open(config.state, write=True)
+    except StateLockedError as exc:
+        with _applied(changes):
+            _reload_daemon(config, exc)
+        return []
+    with state, _applied(changes):
+        return list(load_hub(load(config.path), state).notices)
+
+
+def _reload_daemon(config: Config, locked: StateLockedError) -> None:
+    from hubtunnel.daemon.control import ControlUnavailable, request
+
+    try:
+        request(config.control_socket, "reload")
+    except ControlUnavailable as exc:
+        raise CommandError(
+            f"{locked}, but {exc}", "nothing was changed; is a daemon starting or stopping? then try again"
+        ) from None
+    except HubtunnelError as exc:
+        problems = getattr(exc, "problems", None) or [str(exc)]
+        raise CommandError("the daemon refused, nothing was changed: " + "\n".join(problems)) from None
+
+
+@contextlib.contextmanager
+def _applied(changes: Mapping[Path, bytes | None]) -> Iterator[None]:
+    before = {path: path.read_bytes() if path.exists() else None for path in changes}
+    try:
+        _apply(changes)
+        yield
+    except BaseException:
+        _apply(dict(reversed(before.items())))
+        raise
+
+
+def _apply(changes: Mapping[Path, bytes | None]) -> None:
+    for path, data in changes.items():
+        if data is not None:
+            files.atomic_write(path, data)
+        elif path.exists():
+            path.unlink()
+            files.sync_folder(path.parent)
