@@ -8,7 +8,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hubtunnel import __version__
 from hubtunnel.cli.common import ANSWER_IS_NO, USAGE, CommandError, complain
@@ -24,7 +24,10 @@ hubtunnel is link encryption between mail hubs, not end-to-end encryption: each 
 
 
 class _Parser(argparse.ArgumentParser):
-    """Complains as every other part of the command does."""
+    """Complains as every other part of the command does, and takes no abbreviations: they break with new options."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> NoReturn:
         complain(message, [f"{self.prog} --help"])
@@ -38,7 +41,6 @@ def build_parser() -> argparse.ArgumentParser:
         description="Carries mail between hubs that know each other through one authenticated tunnel.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"hubtunnel {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)

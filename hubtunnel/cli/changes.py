@@ -51,10 +51,11 @@ def put_in_force(config: Config, changes: Mapping[Path, bytes | None]) -> list[N
 
 
 def _reload_daemon(config: Config, locked: StateLockedError) -> None:
+    from hubtunnel.cli.running import RELOAD_TIMEOUT
     from hubtunnel.daemon.control import ControlUnavailable, request
 
     try:
-        request(config.control_socket, "reload")
+        request(config.control_socket, "reload", timeout=RELOAD_TIMEOUT)
     except ControlUnavailable as exc:
         raise CommandError(
             f"{locked}, but {exc}", "nothing was changed; is a daemon starting or stopping? then try again"
