@@ -25,6 +25,12 @@ class Posted:
     accepted: int = 0
     errors: list[str] = field(default_factory=list)
 
+    def add(self, other: Posted) -> None:
+        """Take the counts of another batch into this one."""
+        self.sessions += other.sessions
+        self.accepted += other.accepted
+        self.errors += other.errors
+
 
 class PostOffice:
     """At most `clients` SMTP sessions at once; smtplib blocks, so each has a thread while it lasts.

@@ -62,18 +62,18 @@ class Sink:
     """An SMTP server on loopback, as an async context manager; `port` is its own choice.
 
     With `proxy`, every connection has to begin with a PROXY header, as a daemon sends it, and `proxied` counts them.
-    With `keep`, messages that no letter of the demo explains are written there as files, one each.
+    Once `keep_in` names a folder, messages are written there too, and `kept` tells where each one is.
     """
 
-    def __init__(self, name: str, *, proxy: bool, keep: Path | None = None) -> None:
+    def __init__(self, name: str, *, proxy: bool) -> None:
         self.name = name
         self.port = 0
         self.arrived: dict[str, Arrived] = {}
         self.bytes = 0
         self.proxied = 0
         self.sources: set[str] = set()
-        self.keep = keep
-        self.kept: list[Path] = []
+        self.keep_in: Path | None = None
+        self.kept: asyncio.Queue[Path] = asyncio.Queue()
         self._proxy = proxy
         self._server: asyncio.Server | None = None
 
@@ -110,17 +110,15 @@ class Sink:
         """Keep the hash of a message; the answer is the 250 that hands responsibility over."""
         content = envelope.content
         assert isinstance(content, bytes)
+        if self.keep_in is not None:
+            await self.kept.put(await asyncio.to_thread(_write, self.keep_in, envelope, content))
         digest = await asyncio.to_thread(_sha256, content)
         for recipient in envelope.rcpt_tos:
-            self._note(recipient, Arrived(digest, len(content), envelope.mail_from or ""), content)
+            self._note(recipient, Arrived(digest, len(content), envelope.mail_from or ""))
         self.bytes += len(content)
         return "250 2.0.0 kept"
 
-    def _note(self, recipient: str, arrived: Arrived, content: bytes) -> None:
-        if self.keep is not None:
-            path = self.keep / f"{len(self.kept) + 1:04}.eml"
-            path.write_bytes(content)
-            self.kept.append(path)
+    def _note(self, recipient: str, arrived: Arrived) -> None:
         known = self.arrived.setdefault(recipient, arrived)
         if known is not arrived:
             known.times += 1
@@ -143,3 +141,14 @@ class Sink:
 
 def _sha256(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
+
+
+def _write(folder: Path, envelope: Envelope, content: bytes) -> Path:
+    """Write a message with its envelope as the headers that a final delivery adds (RFC 5321, 4.4)."""
+    head = f"Return-Path: <{envelope.mail_from or ''}>\r\n"
+    head += "".join(f"Delivered-To: {recipient}\r\n" for recipient in envelope.rcpt_tos)
+    number = sum(1 for _ in folder.iterdir()) + 1
+    path = folder / f"{number:04}.eml"
+    with path.open("xb") as file:
+        file.write(head.encode("utf-8", "surrogateescape") + content)
+    return path

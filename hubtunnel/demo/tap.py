@@ -138,27 +138,39 @@ class Tap:
         writers: tuple[asyncio.StreamWriter, asyncio.StreamWriter],
     ) -> None:
         """Forward one way. An end is passed on as it came: a half-close as one, a reset as one."""
+        source, sink = ("dialler", "far end") if way is Way.OUT else ("far end", "dialler")
         with self._record(passage, way) as file:
-            try:
-                while data := await reader.read(CHUNK):
-                    data, cut = self._harmed(passage, way, data)
-                    file.write(data)
-                    passage.count[way] += len(data)
-                    writer.write(data)
-                    if cut:
-                        _reset(*writers)
-                        return
+            while True:
+                try:
+                    data = await reader.read(CHUNK)
+                except ConnectionError:
+                    return self._broken(passage, source, writers)
+                if not data:
+                    break
+                data, cut = self._harmed(passage, way, data)
+                file.write(data)
+                passage.count[way] += len(data)
+                writer.write(data)
+                if cut:
+                    passage.ended_by = "cut"  # whoever may have half-closed before
+                    return self._broken(passage, "cut", writers)
+                try:
                     await writer.drain()
-            except ConnectionError:
-                self._end(passage, way)
-                _reset(*writers)
-                return
-            self._end(passage, way)
-            if not writer.is_closing():
-                writer.write_eof()
+                except ConnectionError:
+                    return self._broken(passage, sink, writers)
+        passage.ended_by = passage.ended_by or source
+        if not writer.is_closing():
+            writer.write_eof()
+        return None
 
-    def _end(self, passage: Passage, way: Way) -> None:
-        passage.ended_by = passage.ended_by or ("dialler" if way is Way.OUT else "far end")
+    def _broken(self, passage: Passage, by: str, writers: tuple[asyncio.StreamWriter, ...]) -> None:
+        """Pass on a reset as one: to both sides, so that neither can take it for a clean end."""
+        passage.ended_by = passage.ended_by or by
+        for writer in writers:
+            sock = writer.get_extra_info("socket")
+            if sock is not None and not writer.is_closing():
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
 
     def _record(self, passage: Passage, way: Way) -> BinaryIO:
         path = self._folder / f"{passage.number:03}-{way.value}.bin"
@@ -175,7 +187,6 @@ class Tap:
             fault.passage, fault.at = passage, passage.count[way] + at
             fault.struck.set()
             if fault.harm is Harm.CUT:
-                passage.ended_by = "cut"
                 for later in faults:
                     later.after -= at
                 return data[:at], True
@@ -183,12 +194,3 @@ class Tap:
         for later in faults:
             later.after -= len(data)
         return data, False
-
-
-def _reset(*writers: asyncio.StreamWriter) -> None:
-    """End connections with RST, so that neither side can take it for a clean end."""
-    for writer in writers:
-        sock = writer.get_extra_info("socket")
-        if sock is not None and not writer.is_closing():
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        writer.transport.abort()

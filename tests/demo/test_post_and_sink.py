@@ -137,16 +137,20 @@ def test_a_sink_behind_a_hub_wants_a_proxy_header(run: Run) -> None:
 
 
 def test_kept_mail_lies_in_files(run: Run, tmp_path: Path) -> None:
-    mail = letters([1_000, 2_000])
+    mail = letters([1_000, 2_000, 1_000])
 
-    async def scene() -> None:
-        async with asyncio.timeout(LIMIT_S), Sink("far.example", proxy=False, keep=tmp_path) as sink:
+    async def scene() -> list[str]:
+        async with asyncio.timeout(LIMIT_S), Sink("far.example", proxy=False) as sink:
             with PostOffice(clients=1) as office:
-                await office.send(sink.port, [mail], helo="near.example")
+                await office.send(sink.port, [mail[:1]], helo="near.example")
+                sink.keep_in = tmp_path
+                await office.send(sink.port, [mail[1:]], helo="near.example")
+            return [sink.kept.get_nowait().name, sink.kept.get_nowait().name]
 
-    run(scene())
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["0001.eml", "0002.eml"]
-    assert (tmp_path / "0002.eml").read_bytes() == mail[1].content
+    assert run(scene()) == ["0001.eml", "0002.eml"]
+    head = b"Return-Path: <alice@near.example>\r\nDelivered-To: letter-1@far.example\r\n"
+    assert (tmp_path / "0001.eml").read_bytes() == head + mail[1].content
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_an_error_of_the_server_is_reported_in_its_words(run: Run) -> None:
