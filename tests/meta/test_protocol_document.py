@@ -17,12 +17,14 @@ import pytest
 
 from hubtunnel.crypto import TAG_LEN
 from hubtunnel.errors import ProtocolError
-from hubtunnel.protocol import constants, frames
+from hubtunnel.protocol import constants, frames, ratchet
 from hubtunnel.protocol.constants import Code, Domain, Frame, Label, Record
 from hubtunnel.protocol.records import TrafficKey
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "PROTOCOL.md").read_text(encoding="utf-8")
+
+RATCHETS = {"ratchet I": ratchet.INITIATOR, "ratchet R": ratchet.RESPONDER}
 
 Rows = list[list[str]]
 Facts = dict[tuple[str, str], object]  # (table, row) -> what it says
@@ -86,6 +88,8 @@ def facts_of(text: str) -> Facts:
             entries = ((bare(row[1]), (int(row[0]), row[2])) for row in rows)
         elif table == "frames":
             entries = ((bare(row[1]), (int(row[0], 16), row[2], row[3])) for row in rows)
+        elif table in RATCHETS:
+            entries = ((f"{row[0]} {row[1]}", row[2]) for row in rows)
         elif table in ("record", "frame"):
             entries = ((bare(row[2]), (int(row[0]), value(row[1]) if row[1].isdecimal() else row[1])) for row in rows)
         else:
@@ -142,6 +146,9 @@ def facts_of_code() -> Facts:
     for frame in Frame:
         about = "session" if frame in frames.SESSION_FRAMES else "stream"
         facts["frames", frame.name] = (int(frame), about, payload_lengths(frame, 0 if about == "session" else 1))
+    for table, transitions in RATCHETS.items():
+        for (state, happened), following in transitions.items():
+            facts[table, f"{state.name} {happened.value}"] = following.name
     for field, said in record_parts():
         facts["record", field] = said
     for field, said in frame_parts():
@@ -204,7 +211,11 @@ def rows_with_a_name() -> list[tuple[str, str]]:
     for line in TEXT.splitlines():
         if caption := re.match(r"\*\*Table `([\w ]+)`\*\*", line):
             table = caption[1]
-        elif table and line.startswith("|") and not line.startswith(("| offset", "| type", "| code", "| name", "|---")):
+        elif (
+            table
+            and line.startswith("|")
+            and not line.startswith(("| offset", "| type", "| code", "| name", "| state", "|---"))
+        ):
             found.append((table, line))
         elif table and line and not line.startswith("|"):
             table = None
@@ -223,7 +234,7 @@ def altered(table: str, row: str) -> str:
     cells = row.split("|")
     at = 2 if table in ("specification", "implementation", "domains", "labels") else 1
     cell = cells[at].strip()
-    if cell.startswith("`"):
+    if cell.startswith("`") or cell.isalpha():
         cells[at] = f" `{cell.strip('`')}x` "
     elif table in ("specification", "implementation") and ("^" in cell or "," in cell or "." in cell):
         cells[at] = f" {cell}1 "
@@ -263,6 +274,13 @@ def test_control_a_changed_constant_is_found(name: str, monkeypatch: pytest.Monk
 
 def test_control_a_changed_size_in_a_caption_is_found() -> None:
     assert differences(TEXT.replace("**Table `M1`**, I to R, 2337 bytes", "**Table `M1`**, I to R, 2338 bytes"))
+
+
+def test_example_frames_are_those_that_the_code_writes() -> None:
+    blocks = re.findall(r"^```\n((?:[0-9a-f]{2})+ [0-9a-f ]+)\n```$", TEXT, re.MULTILINE)
+    hello, opening = (bytes.fromhex(block) for block in blocks)
+    assert hello == frames.encode_hello("0.1.0", (), ())
+    assert opening == frames.encode(Frame.OPEN, 1, frames.encode_open(("192.0.2.7", 40000)))
 
 
 # --- steps and sections -------------------------------------------------------------------------------------------
