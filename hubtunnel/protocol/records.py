@@ -58,14 +58,16 @@ class TrafficKey:
         self.bytes += len(record)
         _HEADER.pack_into(record, 0, self.epoch, length)
         header = bytes(record[: c.RECORD_HEADER_LEN])
+        nonce = self._nonce()  # before `_aead` is looked up: a key step replaces it
         with memoryview(record) as view:
-            self._aead.seal_into(self._nonce(), plaintext, header, view[c.RECORD_HEADER_LEN :])
+            self._aead.seal_into(nonce, plaintext, header, view[c.RECORD_HEADER_LEN :])
         return record
 
     def open(self, header: bytes, body: memoryview) -> bytes:
         """The plaintext of a record's body, type first. Raises `CryptoError`; any error ends the carrier."""
         self.bytes += len(header) + len(body)
-        return self._aead.open(self._nonce(), body, header)
+        nonce = self._nonce()  # before `_aead` is looked up: a key step replaces it
+        return self._aead.open(nonce, body, header)
 
 
 class Reader:
