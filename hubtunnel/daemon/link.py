@@ -84,7 +84,10 @@ class PeerLink:
             ev.Pong: self._on_pong,
             ev.Alarm: self._on_alarm,
             ev.Notice: self._on_notice,
-            ev.SessionFrame: self._on_session_frame,
+            ev.CardReceived: self._on_card_received,
+            ev.CardAcknowledged: self._on_card_event,
+            ev.CardRefused: self._on_card_event,
+            ev.OwnCardsBehind: self._on_card_event,
         }
         self.dialler = Dialler(self)
 
@@ -343,9 +346,15 @@ class PeerLink:
     def _on_notice(self, happened: ev.Notice) -> None:
         event(log.warning, "notice", peer=self.name, code=happened.code, text=happened.text)
 
-    def _on_session_frame(self, happened: ev.SessionFrame) -> None:
-        """Cards and receipts: this version announces neither, and answers none."""
-        event(log.debug, "session_frame", peer=self.name, type=happened.type, bytes=len(happened.payload))
+    def _on_card_received(self, happened: ev.CardReceived) -> None:
+        """This version takes cards from files only, and says so."""
+        self.core.card_refused(happened.session, happened.serial, Code.REFUSED)
+        self._on_card_event(happened)
+
+    def _on_card_event(
+        self, happened: ev.CardReceived | ev.CardAcknowledged | ev.CardRefused | ev.OwnCardsBehind
+    ) -> None:
+        event(log.info, "card", peer=self.name, what=type(happened).__name__, serial=happened.serial)
 
     # --- reasons --------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hubtunnel.protocol import constants as c
 from hubtunnel.protocol.bytestream import Budget
+from hubtunnel.protocol.cards import CardBook
 from hubtunnel.protocol.events import CarrierClosing, Event, Job
 from hubtunnel.protocol.schedule import Seed
 
@@ -44,6 +45,7 @@ class Environment:
     budget: Budget
     seed: Seed
     random: Callable[[int], bytes]
+    cards: CardBook = field(default_factory=CardBook)
     events: deque[Event] = field(default_factory=deque)
     jobs: deque[Job] = field(default_factory=deque)
 

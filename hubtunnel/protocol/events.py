@@ -157,12 +157,40 @@ class Notice:
 
 
 @dataclass(slots=True, frozen=True, eq=False)
-class SessionFrame:
-    """A frame about the whole session that the core only carries (cards and receipts)."""
+class CardReceived:
+    """A card came in whole. Verify it, store it so that it survives a crash, then call `Link.card_accepted`, or else
+    `Link.card_refused`. It is the peer's, or one of our own that we asked back."""
 
     session: Session
-    type: int
-    payload: bytes
+    serial: int
+    data: bytes
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class CardAcknowledged:
+    """The peer holds our card of this number, durably."""
+
+    session: Session
+    serial: int
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class CardRefused:
+    """The peer refused a card that we sent; no more cards go to it in this session."""
+
+    session: Session
+    serial: int
+    code: int
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class OwnCardsBehind:
+    """The peer holds a newer card of ours than we do: our state is a restored backup, or another copy of it signs.
+
+    Sign nothing before what follows has come in; it was asked for."""
+
+    session: Session
+    serial: int
 
 
 Event = (
@@ -181,5 +209,8 @@ Event = (
     | Pong
     | Alarm
     | Notice
-    | SessionFrame
+    | CardReceived
+    | CardAcknowledged
+    | CardRefused
+    | OwnCardsBehind
 )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from hubtunnel.errors import HubtunnelError, ProtocolError
 from hubtunnel.protocol import constants as c
 from hubtunnel.protocol.bytestream import Budget
+from hubtunnel.protocol.cards import HeldCard
 from hubtunnel.protocol.carrier import Carrier
 from hubtunnel.protocol.constants import Code, Record
 from hubtunnel.protocol.environment import Environment, Settings
@@ -252,9 +253,33 @@ class Link:
         """Ask for a ratchet step. False: there is no session that we dialled."""
         return sum(s.rekey(now) for s in self.sessions) > 0
 
-    def send_frame(self, session: Session, frame: bytes) -> None:
-        """A frame about the whole session (cards, receipts)."""
-        session.mux.send_control(frame)
+    # --- cards ----------------------------------------------------------------------------------------------
+
+    def set_cards(self, own: tuple[HeldCard, ...], peers: HeldCard | None, now: float) -> None:
+        """What this hub holds now: all its own cards, oldest first, and the latest accepted of the peer.
+
+        A new own card is announced in every live session at once.
+        """
+        self._env.cards.own = own
+        self._env.cards.peers = peers
+        for session in list(self.sessions):
+            session.mux.now = now
+            session.cards.offer()
+
+    def card_accepted(self, session: Session, serial: int, card_hash: bytes) -> None:
+        """The card of a `CardReceived` is stored, durably."""
+        if not session.ended:
+            session.cards.accepted(serial, card_hash)
+
+    def card_refused(self, session: Session, serial: int, code: int) -> None:
+        """The card of a `CardReceived` is not taken."""
+        if not session.ended:
+            session.cards.refused(serial, code)
+
+    def card_misnamed(self, session: Session, serial: int, now: float) -> None:
+        """The card of a `CardReceived` has another serial inside than its parts said."""
+        if not session.ended:
+            session.cards.misnamed(serial, now)
 
     def drain(self, code: int, now: float) -> None:
         """No new streams; each session is closed when its last stream has ended."""

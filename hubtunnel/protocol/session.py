@@ -16,6 +16,7 @@ from hubtunnel.errors import ProtocolError
 from hubtunnel.protocol import constants as c
 from hubtunnel.protocol import frames, resume
 from hubtunnel.protocol.bytestream import ReceiveCount, SendBuffer
+from hubtunnel.protocol.cards import CardExchange
 from hubtunnel.protocol.carrier import Carrier
 from hubtunnel.protocol.clock import CARRIER_ENDS, Due, SessionClock
 from hubtunnel.protocol.constants import Code, Frame, Record
@@ -28,7 +29,6 @@ from hubtunnel.protocol.events import (
     Pong,
     Ratcheted,
     SessionEnded,
-    SessionFrame,
     SessionResumed,
     SessionUp,
 )
@@ -82,6 +82,8 @@ class Session:
         self._end_code = int(Code.DONE)
         self._end_text = ""
         self._mux.send_control(frames.encode_hello(env.settings.version, env.settings.capabilities, ()))
+        self.cards = CardExchange(self, env.cards, env.events, self._mux.send_control)
+        self.cards.greet()
 
     # --- what others ask ------------------------------------------------------------------------------------
 
@@ -172,8 +174,8 @@ class Session:
         """RS5: stop the old carrier, fix the received offset, and only then say RESUME."""
         self.drop_carrier("replaced", "a new carrier takes over", now)
         ((m, root),) = self.roots.items()
-        head = RESUME.pack(self.sid, m, self._count.said(), self._send.base, self._env.boot, dial)
-        self._said_resume = head + resume.proof_i(root, carrier.established.th, head)
+        offsets = (self._count.said(), self._send.base)
+        self._said_resume = resume.say(root, carrier.established.th, self.sid, m, *offsets, self._env.boot, dial)
         carrier.queue(Record.RESUME, self._said_resume)
         self.phase = Phase.RESUMING
         self._awaited = Record.RESUMED
@@ -194,8 +196,7 @@ class Session:
         if not self._offsets_fit(received, RESUME.get_int(said, "send_base")):
             self.end(Code.PROTOCOL, "the peer resumed with offsets that cannot be", now)
             return False
-        head = RESUMED.pack(1, self._env.boot, self._count.said(), self._send.base)
-        answer = head + resume.proof_r(root, fresh.th, said, head)
+        answer = resume.answer(root, fresh.th, said, self._env.boot, self._count.said(), self._send.base)
         self._stepper.ratchet.resume(m, fresh.root, fresh.th, fresh.d)
         self._stepper.exempt = True
         carrier.queue(Record.RESUMED, answer)
@@ -233,6 +234,7 @@ class Session:
 
     def _count_resume(self) -> None:
         self.resumed += 1
+        self.cards.greet()
         self._env.events.append(SessionResumed(self))
 
     def _heard_on(self, carrier: Carrier, now: float) -> None:
@@ -398,7 +400,7 @@ class Session:
         elif kind in (Frame.HELLO, Frame.RECEIPT, Frame.RECEIPT_ACK):
             raise ProtocolError(f"a {Frame(kind).name} frame out of place")  # FR4, FR5
         else:
-            self._env.events.append(SessionFrame(self, kind, payload))
+            self.cards.receive(kind, payload)
 
     def _hello(self, payload: bytes) -> None:
         """FR6: what the peer cannot do without, we must have."""
