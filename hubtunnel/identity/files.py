@@ -10,7 +10,6 @@ import contextlib
 import os
 import pwd
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 from hubtunnel.crypto import random_bytes
@@ -21,6 +20,7 @@ PRIVATE_MODE = 0o600
 PUBLIC_MODE = 0o644
 STATE_MODE = 0o700
 PRIVATE_FILE_MAX = 64 * 1024  # no private file of ours is near this; what is larger is another file
+_UNFINISHED = ".new"  # ends the temporary name of a file that is being written
 
 
 def service_owner() -> tuple[int, int] | None:
@@ -45,7 +45,7 @@ def atomic_write(
     `owner` is (uid, gid) for the new file; without it, that of the file replaced is kept where we may. With `replace`
     false an existing file is an error (`FileExistsError`), found and refused by the kernel in one step.
     """
-    temporary = path.with_name(f".{path.name}.{random_bytes(6).hex()}.new")
+    temporary = path.with_name(f".{path.name}.{random_bytes(6).hex()}{_UNFINISHED}")
     if owner is None and replace:
         owner = _owner_of(path)
     try:
@@ -58,6 +58,12 @@ def atomic_write(
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
     sync_folder(path.parent)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a crash in the middle of `atomic_write` left in `folder`. Only for whoever alone writes there."""
+    for path in folder.glob(f".*{_UNFINISHED}"):
+        path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -144,13 +150,3 @@ def _write_new(path: Path, data: bytes, mode: int, owner: tuple[int, int] | None
         file.write(data)
         file.flush()
         os.fsync(descriptor)
-
-
-@contextlib.contextmanager
-def umask(mask: int) -> Iterator[None]:
-    """The process's umask for a while."""
-    old = os.umask(mask)
-    try:
-        yield
-    finally:
-        os.umask(old)

@@ -28,6 +28,7 @@ from hubtunnel.identity.card import IdentitySecret, SignedCard
 from hubtunnel.protocol.pair import LinkSecret
 
 FORMAT = 1
+_FOLDERS = ("keys", "cards", "peers")
 _FORMAT_TEXT = "hubtunnel state "
 
 
@@ -62,7 +63,7 @@ class State:
             files.make_folder(folder, files.STATE_MODE, owner)
             if any(folder.iterdir()):
                 raise StateError(f"{folder}: is not empty; nothing is ever overwritten here")
-            for name in ("keys", "cards", "peers"):
+            for name in _FOLDERS:
                 files.make_folder(folder / name, files.STATE_MODE, owner)
             # Last, so that a folder without it is one whose making was cut short.
             text = f"{_FORMAT_TEXT}{FORMAT}\n"
@@ -79,7 +80,12 @@ class State:
         another format.
         """
         _check_format(folder)
-        return cls(folder, _take_lock(folder) if write else None)
+        if not write:
+            return cls(folder, None)
+        state = cls(folder, _take_lock(folder))
+        for each in (folder, *(folder / name for name in _FOLDERS)):
+            files.sweep(each)
+        return state
 
     def close(self) -> None:
         """Give the lock back."""
