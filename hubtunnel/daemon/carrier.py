@@ -256,7 +256,7 @@ class AcceptedConnection(Connection):
         if self._pause is not None:
             self._pause.cancel()
             self._read_on()
-        self.transport.write_eof()
+        sockets.half_close(self.transport)
         self._timer = asyncio.get_running_loop().call_later(FIN_LINGER, self.transport.close)
 
     def connection_lost(self, exc: Exception | None) -> None:

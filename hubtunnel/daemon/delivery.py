@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hubtunnel.config import Peer
-from hubtunnel.daemon import proxy
+from hubtunnel.daemon import proxy, sockets
 from hubtunnel.daemon.relay import Relay
 from hubtunnel.protocol.constants import Code
 
@@ -108,7 +108,7 @@ class DeliveredRelay(Relay):
                 self.stream.consumed(len(waiting))
             self.side.touch()
         if self._peer_ended:
-            self.transport.write_eof()
+            sockets.half_close(self.transport)
 
     def stream_data(self, data: bytes) -> None:
         """As ever, but for what comes before the MTA took the connection."""

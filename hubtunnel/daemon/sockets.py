@@ -42,6 +42,16 @@ def reset(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
+def half_close(transport: asyncio.Transport) -> None:
+    """Send FIN after what is still buffered; nothing where the other side is gone, which `connection_lost` tells.
+
+    asyncio's own loop calls shutdown(2) at once and lets its error out (ENOTCONN after a reset that is still unread),
+    uvloop does not. Let out here, it would end the carrier on which the stream's end came.
+    """
+    with suppress(OSError):
+        transport.write_eof()
+
+
 def listen(host: str, port: int, what: str) -> socket.socket:
     """A listening TCP socket. Raises `ListenError`, which names `what` (file and key) and the cure."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
