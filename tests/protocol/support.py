@@ -259,5 +259,6 @@ def connected(settings: Settings | None = None, **kwargs: object) -> tuple[CoreP
     pair = CorePair(settings, **kwargs)  # type: ignore[arg-type]
     wire = pair.dial(pair.a)
     pair.settle()
-    assert pair.a.link.ready and pair.b.link.ready
+    assert pair.a.link.ready
+    assert pair.b.link.ready
     return pair, wire
