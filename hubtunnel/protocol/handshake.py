@@ -94,6 +94,8 @@ class Initiator:
 
     def job_done(self, job: Job, result: object) -> None:
         """Give the result of a job back (or the exception that it raised)."""
+        if self._state is _Dial.FAILED:
+            return  # for a reason that stays the first one
         if isinstance(result, BaseException):
             # Our own key material or the peer's card is at fault in the first job, the peer's answer in the second.
             self._fail("auth" if self._state is _Dial.VERIFYING else "key")
