@@ -203,7 +203,7 @@ class LocalSide:
             self._services.progress.set()
         if how == "refused":
             self.refused += 1
-        elif how != "done":
+        elif how not in ("done", "left", "gave_up"):
             self.reset += 1
         event(
             log.info,

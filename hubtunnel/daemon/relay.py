@@ -104,7 +104,11 @@ class Relay(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The local socket broke before both sides had ended: so does the stream."""
-        self._end("local_broken", Code.BROKEN if self.ours else Code.MTA_FAILED)
+        if self._local_ended:
+            # It had said all it wanted and did not wait for the rest, as clients do that close right behind QUIT.
+            self._end("left", Code.DONE)
+        else:
+            self._end("local_broken", Code.BROKEN if self.ours else Code.MTA_FAILED)
 
     # --- from the stream ------------------------------------------------------------------------------------
 
@@ -126,7 +130,7 @@ class Relay(asyncio.Protocol):
         self._peer_ended = True
         if self.transport is not None:
             if not self._local_ended:
-                self.transport.write_eof()
+                sockets.half_close(self.transport)
             self._finish_if_both_ended()
 
     def stream_writable(self) -> None:
@@ -137,7 +141,7 @@ class Relay(asyncio.Protocol):
     def stream_reset(self, code: int) -> None:
         """The stream broke: RST, for a clean end would be a lie."""
         self.stream = None
-        self._end("reset", None)
+        self._end("left" if code == Code.DONE and self._peer_ended else "reset", None)
 
     # --- the end --------------------------------------------------------------------------------------------
 
@@ -222,7 +226,7 @@ class AcceptedRelay(Relay):
         if self._refused:
             return False
         if self.stream is None:
-            self._end("left", None)
+            self._end("gave_up", None)
             return False
         return super().eof_received()
 
@@ -243,7 +247,7 @@ class AcceptedRelay(Relay):
         if self._timer is not None:
             self._timer.cancel()
         self.transport.write(reply_421(self.side.name, why))
-        self.transport.write_eof()
+        sockets.half_close(self.transport)
         self.transport.resume_reading()
         self._timer = asyncio.get_running_loop().call_later(GOODBYE, self.transport.close)
         self.side.relay_over(self, "refused")
