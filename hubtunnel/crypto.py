@@ -62,9 +62,8 @@ def extract(salt: bytes, ikm: bytes) -> bytes:
     return hmac.digest(salt, ikm, "sha256")
 
 
-def expand(key: bytes, label: str, context: bytes = b"", length: int = 32) -> bytes:
-    """HKDF-Expand (RFC 5869, 2.3) with info = "hubtunnel/1 " ‖ label ‖ 0x00 ‖ context."""
-    info = PREFIX + label.encode("ascii") + b"\0" + context
+def hkdf_expand(key: bytes, info: bytes, length: int) -> bytes:
+    """HKDF-Expand (RFC 5869, 2.3) with SHA-256; `length` is at most 255 * 32 bytes."""
     block = hmac.digest(key, info + b"\x01", "sha256")
     if length <= 32:
         return block[:length]
@@ -75,6 +74,11 @@ def expand(key: bytes, label: str, context: bytes = b"", length: int = 32) -> by
         out += block
         counter += 1
     return out[:length]
+
+
+def expand(key: bytes, label: str, context: bytes = b"", length: int = 32) -> bytes:
+    """HKDF-Expand with info = "hubtunnel/1 " ‖ label ‖ 0x00 ‖ context."""
+    return hkdf_expand(key, PREFIX + label.encode("ascii") + b"\0" + context, length)
 
 
 def equal(a: bytes, b: bytes) -> bool:
@@ -207,9 +211,7 @@ def mldsa_verify(public: bytes, message: bytes, signature: bytes) -> bool:
 PASSPHRASE_SALT_LEN = 16
 
 
-def lock_with_passphrase(
-    plaintext: bytes, passphrase: bytes, aad: bytes, *, opslimit: int, memlimit: int
-) -> bytes:
+def lock_with_passphrase(plaintext: bytes, passphrase: bytes, aad: bytes, *, opslimit: int, memlimit: int) -> bytes:
     """salt 16 ‖ nonce 24 ‖ XChaCha20-Poly1305(Argon2id(passphrase, salt), plaintext, aad)."""
     salt = os.urandom(PASSPHRASE_SALT_LEN)
     key = nacl.pwhash.argon2id.kdf(32, passphrase, salt, opslimit=opslimit, memlimit=memlimit)
