@@ -63,7 +63,7 @@ def accept_chain(pin: bytes, accepted: SignedCard | None, cards: Iterable[Signed
     for signed in sorted(cards, key=lambda s: s.card.serial):
         if latest is None:
             accept_first(pin, signed)
-        elif signed.card.serial < latest.card.serial:
+        elif signed.card.serial < latest.card.serial and signed.card.idfp in (pin, latest.card.idfp):
             older = signed
             continue
         elif not accept_successor(latest, signed):

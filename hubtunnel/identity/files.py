@@ -97,12 +97,15 @@ def read_private(path: Path, what: str) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as exc:
         raise KeyFileError(f"{path}: {what} cannot be read: {exc.strerror}") from exc
-    with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        problem = private_problem(path, found, what)
+    try:
+        problem = private_problem(path, os.fstat(descriptor), what)
         if problem:
             raise KeyFileError(problem)
-        data = file.read(PRIVATE_FILE_MAX + 1)
+        data = os.read(descriptor, PRIVATE_FILE_MAX + 1)
+    except OSError as exc:
+        raise KeyFileError(f"{path}: {what} cannot be read: {exc.strerror}") from exc
+    finally:
+        os.close(descriptor)
     if len(data) > PRIVATE_FILE_MAX:
         raise KeyFileError(f"{path}: too large for {what}")
     return data

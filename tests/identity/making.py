@@ -43,12 +43,12 @@ def link_key(who: str, number: int = 0, begin: int = NOW - DAY, end: int = NOW +
     )
 
 
-def card(who: str, previous: SignedCard | None = None, **changes: Any) -> Card:
-    """The card of `who` that follows `previous`, with one link key unless told otherwise."""
+def card(who: str, after: SignedCard | None = None, **changes: Any) -> Card:
+    """The card of `who` that follows `after`, with one link key unless told otherwise."""
     fields: dict[str, Any] = {
         "name": f"mx.{who}.example",
-        "serial": previous.card.serial + 1 if previous else 1,
-        "previous": previous.card.hash if previous else NO_CARD,
+        "serial": after.card.serial + 1 if after else 1,
+        "previous": after.card.hash if after else NO_CARD,
         "issued": NOW,
         "identity": identity(who).public,
         "link_keys": (link_public(link_key(who)),),
@@ -56,8 +56,8 @@ def card(who: str, previous: SignedCard | None = None, **changes: Any) -> Card:
     return Card.build(**{**fields, **changes})
 
 
-def signed(who: str, previous: SignedCard | None = None, **changes: Any) -> SignedCard:
-    return SignedCard.sign(card(who, previous, **changes), identity(who))
+def signed(who: str, after: SignedCard | None = None, **changes: Any) -> SignedCard:
+    return SignedCard.sign(card(who, after, **changes), identity(who))
 
 
 def hub(folder: Path, who: str, *, settings: str = "", end: int = NOW + 100 * DAY) -> Path:
