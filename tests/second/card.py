@@ -69,6 +69,14 @@ class Card:
         begun = [key for key in self.link_keys if key.not_before <= now < key.not_after]
         return max(reversed(begun), key=lambda key: key.not_before)
 
+    def followed_by(self, signed: bytes) -> Card:
+        """CD5 and CD6 for a card of the same identity; BadCard where it does not follow this one."""
+        card = read(signed)
+        _demand(card.identity == self.identity, "another identity")
+        _demand(card.serial == self.serial + 1 and card.fields["previous"] == self.hash, "the chain")
+        _demand(card.fields["issued"] >= self.fields["issued"], "issued before the card before it")
+        return card
+
 
 def _check_form(fields: dict[str, Any]) -> None:
     """CD1, as a first card of one identity has it; also the order of keys, which binds whoever makes a card."""
@@ -104,8 +112,16 @@ def read(signed: bytes) -> Card:
     return card
 
 
-def issue(identity: Identity, name: str, keys: dict[bytes, LinkKey], *, issued: int, not_after: int) -> Card:
-    """The first card of a hub: link keys by identifier, all with one window from `issued` to `not_after`."""
+def issue(
+    identity: Identity,
+    name: str,
+    keys: dict[bytes, LinkKey],
+    *,
+    issued: int,
+    not_after: int,
+    before: Card | None = None,
+) -> Card:
+    """The first card of a hub, or the one after `before`: link keys by identifier, from `issued` to `not_after`."""
     fields = {
         "critical": [],
         "extensions": {},
@@ -122,9 +138,9 @@ def issue(identity: Identity, name: str, keys: dict[bytes, LinkKey], *, issued: 
             for key_id, key in keys.items()
         ],
         "name": name,
-        "previous": bytes(32),
+        "previous": bytes(32) if before is None else before.hash,
         "revoked": [],
-        "serial": 1,
+        "serial": 1 if before is None else before.serial + 1,
         "v": 1,
     }
     body = pack(fields)

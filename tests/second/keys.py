@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from dataclasses import dataclass
 
@@ -38,7 +39,7 @@ class LinkKey:
     def new(cls) -> LinkKey:
         return cls(secrets.token_bytes(32), secrets.token_bytes(64))
 
-    @property
+    @functools.cached_property
     def public(self) -> LinkPublic:
         return LinkPublic(curve25519.x25519_public(self.x_seed), ML_KEM_768.key_derive(self.m_seed)[0])
 
@@ -82,7 +83,7 @@ class Identity:
     def new(cls) -> Identity:
         return cls(secrets.token_bytes(32), secrets.token_bytes(32))
 
-    @property
+    @functools.cached_property
     def public(self) -> Verifier:
         return Verifier(curve25519.ed25519_public(self.ed_seed), ML_DSA_65.key_derive(self.ml_seed)[0])
 
