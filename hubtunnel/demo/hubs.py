@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import hubtunnel
+from hubtunnel.daemon.control import request
 from hubtunnel.demo.proofs import DemoError
+from hubtunnel.errors import HubtunnelError
 
 COMMAND_TIMEOUT_S = 20.0
 UP_TIMEOUT_S = 15.0
 STOP_TIMEOUT_S = 5.0
-POLL_S = 0.1
+POLL_S = 0.05
 LOG_LINES = 15
 
 
@@ -63,9 +65,8 @@ class Hub:
 
     async def card(self) -> tuple[str, str]:
         """Its card, armoured, and the fingerprint that two administrators compare."""
-        card = await self.command("card")
-        fingerprint = await self.command("card", "--fingerprint", "--json")
-        return card, json.loads(fingerprint)["fingerprint"]
+        card = json.loads(await self.command("card", "--json"))
+        return card["card"], card["fingerprint"]
 
     async def introduce(self, peer: Hub, card: str, fingerprint: str, endpoint: int | None) -> None:
         """`peer add` for another hub; without an `endpoint` that hub dials us."""
@@ -87,6 +88,10 @@ class Hub:
         peer: dict[str, Any] = status["peers"][0]
         return peer
 
+    async def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """Ask the running daemon over its control socket, as commands do. Raises `HubtunnelError`."""
+        return await asyncio.to_thread(request, self.folder / "control.sock", command, **arguments)
+
     async def start(self) -> None:
         """Start the daemon, in a process group of its own: Ctrl-C is for the demo, which stops it in good order."""
         with self.log.open("ab") as log:
@@ -95,7 +100,7 @@ class Hub:
                 stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env=_environment(), start_new_session=True,
             )  # fmt: skip
 
-    async def wait_until(self, state: str) -> dict[str, Any]:
+    async def wait_until(self, state: str) -> None:
         """Ask for the status until its peer is in `state`. Raises `DemoError` with the log's end."""
         deadline = time.monotonic() + UP_TIMEOUT_S
         problem = ""
@@ -103,13 +108,14 @@ class Hub:
             if self._process is None or self._process.returncode is not None:
                 raise DemoError(f"the daemon of {self.name} ended:\n{self.log_end()}")
             try:
-                status = await self.status()
-            except DemoError as error:  # not listening yet
+                answer = await self.ask("status")
+            except HubtunnelError as error:  # its control socket is not there yet
                 problem = str(error)
             else:
-                if status["state"] == state:
-                    return status
-                problem = f"its peer is {status['state']}"
+                now = answer["status"]["peers"][0]["state"]
+                if now == state:
+                    return
+                problem = f"its peer is {now}"
             await asyncio.sleep(POLL_S)
         raise DemoError(f"{self.name} was not {state} within {UP_TIMEOUT_S:.0f} s: {problem}\n{self.log_end()}")
 

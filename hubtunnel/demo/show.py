@@ -49,10 +49,10 @@ class Show:
         """What was proved, a row a claim with its evidence, and the sum of it."""
         if self._quiet:
             return
-        table = Table(show_lines=True, expand=False)
+        table = Table(show_lines=True)
         table.add_column("")
-        table.add_column("What was claimed", ratio=2)
-        table.add_column("What this run showed", ratio=5)
+        table.add_column("What was claimed", max_width=28)
+        table.add_column("What this run showed")
         for proof in report.proofs:
             mark = "[bold green]proved[/]" if proof.proved else "[bold red]NOT PROVED[/]"
             table.add_row(mark, Text(proof.claim), Text(proof.evidence))

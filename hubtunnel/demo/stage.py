@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -18,11 +19,13 @@ from hubtunnel.demo.post import Posted, PostOffice
 from hubtunnel.demo.show import Advance
 from hubtunnel.demo.sink import Sink, Verdict
 from hubtunnel.demo.tap import Tap
+from hubtunnel.errors import UsageError
 
 NEAR, FAR = "mx.near.example", "mx.far.example"
 CLIENTS = 12  # SMTP sessions at once, each way
 SESSION_MAX = 5  # letters over one SMTP connection, while they are small
 SMALL = 20_000
+FOLDER_MAX = 80  # bytes; the path of a Unix socket has at most 107 (unix(7))
 
 
 @dataclass
@@ -91,6 +94,8 @@ async def set_up() -> AsyncIterator[Stage]:
     """
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hubtunnel-demo-")))
+        if len(os.fsencode(folder)) > FOLDER_MAX:
+            raise UsageError(f"{folder}: too long for the sockets in it; set TMPDIR to a folder with a shorter name")
         for name in ("control", "carriers", "mail"):
             (folder / name).mkdir()
         ports = stack.enter_context(Ports())

@@ -147,6 +147,8 @@ class Tap:
                     return self._broken(passage, source, writers)
                 if not data:
                     break
+                if writer.is_closing():  # the other way found its end first
+                    return self._broken(passage, sink, writers)
                 data, cut = self._harmed(passage, way, data)
                 file.write(data)
                 passage.count[way] += len(data)
