@@ -216,14 +216,14 @@ def prove_mail(stage: Stage, report: Report) -> None:
     report.identical = verdict.identical
     errors = [error for side in sides for error in side.posted.errors]
     sessions = sum(side.posted.sessions for side in sides)
-    sizes = [letter.size for side in sides for letter in side.sent]
+    sizes = [letter.size for side in sides for letter in side.sent] or [0]
     wrong = [verdict.faults()] if not verdict.clean else []
     wrong += [f"{many(len(errors), 'SMTP session')} failed, the first: {errors[0]}"] if errors else []
     report.prove(
         "Every message arrives once, and as it was sent",
         verdict.clean and not errors and verdict.identical == report.messages > 0,
         "; ".join(wrong)
-        or f"{many(report.messages, 'message')} of {amount(min(sizes, default=0))} to {amount(max(sizes, default=0))}, {amount(report.bytes)}"
+        or f"{many(report.messages, 'message')} of {amount(min(sizes))} to {amount(max(sizes))}, {amount(report.bytes)}"
         f" in {many(sessions, 'SMTP session')} both ways: the SHA-256 of each is the same at both ends",
     )
 
