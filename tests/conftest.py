@@ -5,10 +5,15 @@ A skip says that something was not looked at. On a desk that may be right (no ro
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from typing import Any, TypeVar
 
 import pytest
+import uvloop
 
 
 @pytest.hookimpl(wrapper=True)
@@ -32,3 +37,50 @@ def _no_skips_in_ci(report: pytest.TestReport | pytest.CollectReport) -> None:
     if os.environ.get("CI") == "true" and report.skipped and not expected_to_fail:
         report.outcome = "failed"
         report.longrepr = f"skipped, and under CI=true nothing may be: {report.longrepr}"
+
+
+# --- event loops ----------------------------------------------------------------------------------------------
+
+_T = TypeVar("_T")
+_LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "uvloop": uvloop.new_event_loop,
+    "asyncio": asyncio.new_event_loop,
+}
+
+
+class RunLoop:
+    """Runs a coroutine on one of the two event loops, and fails when it leaves a task behind."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, main: Coroutine[Any, Any, _T]) -> _T:
+        with asyncio.Runner(loop_factory=_LOOPS[self.name]) as runner:
+            return runner.run(self._checked(main))
+
+    async def _checked(self, main: Coroutine[Any, Any, _T]) -> _T:
+        assert type(asyncio.get_running_loop()).__module__.partition(".")[0] == self.name
+        result = await main
+        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        assert not left, f"tasks left behind: {left}"
+        return result
+
+
+@pytest.fixture(params=sorted(_LOOPS))
+def run_loop(request: pytest.FixtureRequest) -> Iterator[RunLoop]:
+    """The test runs on uvloop and on asyncio's own loop; descriptors that it leaves open are a failure."""
+    with asyncio.Runner(loop_factory=_LOOPS[request.param]) as runner:
+        runner.run(asyncio.sleep(0))  # libuv opens a pipe for signals with its first loop and keeps it
+    before = _open_descriptors()
+    yield RunLoop(request.param)
+    gc.collect()
+    left = {fd: target for fd, target in _open_descriptors().items() if before.get(fd) != target}
+    assert not left, f"descriptors left open: {left}"
+
+
+def _open_descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # that of the listing itself
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+    return found

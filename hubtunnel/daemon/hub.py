@@ -88,9 +88,9 @@ class Hub:
                 self._loop.add_signal_handler(number, self.stop)
             self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
             await self._stop_asked.wait()
-            await self._drain()
+            await self.drain()
         finally:
-            await self._end()
+            await self.end()
 
     async def start(self) -> None:
         """Everything up to READY."""
@@ -120,7 +120,7 @@ class Hub:
             self.services.progress.set()
         self._stop_asked.set()
 
-    async def _drain(self) -> None:
+    async def drain(self) -> None:
         """GOAWAY to everybody, then wait for the streams that run, up to `drain`."""
         patience = self.config.session.drain
         self.services.draining = True
@@ -146,7 +146,7 @@ class Hub:
         except TimeoutError:
             return
 
-    async def _end(self) -> None:
+    async def end(self) -> None:
         """Close everything; nothing raises here."""
         for link in self.links.values():
             await link.close(Code.RESTART)
