@@ -21,7 +21,7 @@ from hubtunnel.protocol.ratchet import Ratchet
 from hubtunnel.protocol.records import Reader, TrafficKey
 from hubtunnel.protocol.schedule import Offer, Secrets
 from hubtunnel.protocol.session import Session
-from hubtunnel.protocol.wire import RESUME, RESUMED, START, STARTED
+from hubtunnel.protocol.wire import START, STARTED
 from tests.protocol.support import Hub, public_of
 
 HELLO = frames.encode_hello("puppet", (), ())
@@ -258,18 +258,27 @@ class Puppet:
     # --- resume -----------------------------------------------------------------------------------------------
 
     def resume_record(
-        self, line: Line, sid: bytes, m: int, root: bytes, received: int, base: int, **other: object
+        self,
+        line: Line,
+        sid: bytes,
+        m: int,
+        root: bytes,
+        received: int,
+        base: int,
+        *,
+        boot: bytes | None = None,
+        dial: int | None = None,
     ) -> bytes:
         """The data of a RESUME with a good proof on this line."""
         self.dials += 1
-        boot, dial = other.get("boot", self.boot), other.get("dial", self.dials)
-        head = RESUME.pack(sid, m, received, base, boot, dial)  # type: ignore[arg-type]
-        return head + resume.proof_i(root, line.established.th, head)
+        dial = self.dials if dial is None else dial
+        return resume.say(root, line.established.th, sid, m, received, base, boot or self.boot, dial)
 
-    def resumed_record(self, line: Line, said: bytes, root: bytes, received: int, base: int, **other: object) -> bytes:
+    def resumed_record(
+        self, line: Line, said: bytes, root: bytes, received: int, base: int, *, boot: bytes | None = None
+    ) -> bytes:
         """The data of a RESUMED with a good proof on this line."""
-        head = RESUMED.pack(other.get("status", 1), other.get("boot", self.boot), received, base)  # type: ignore[arg-type]
-        return head + resume.proof_r(root, line.established.th, said, head)
+        return resume.answer(root, line.established.th, said, boot or self.boot, received, base)
 
     # --- ratchet ----------------------------------------------------------------------------------------------
 

@@ -301,13 +301,14 @@ def test_RS5_RS6_RS7_recorded_resume(coins: dict[bytes, tuple[bytes, bytes]]) ->
 
     said, answer = recorded["RESUME"], recorded["RESUMED"]
     m = RESUME.get_int(said, "m")
-    head = RESUME.before(said, "proof_I")
     assert (RESUME.get(said, "sid"), m) == (VECTORS["sid"], 1)
-    assert head + resume.proof_i(ours.roots[m], new_i.th, head) == said
+    offsets = [RESUME.get_int(said, name) for name in ("received_offset", "send_base")]
+    boot, dial = RESUME.get(said, "boot_I"), RESUME.get_int(said, "dial")
+    assert resume.say(ours.roots[m], new_i.th, VECTORS["sid"], m, *offsets, boot, dial) == said
     assert resume.proves(said, theirs.roots[m], new_r.th)
-    answered = RESUMED.before(answer, "proof_R")
     assert RESUMED.get_int(answer, "status") == 1
-    assert answered + resume.proof_r(theirs.roots[m], new_r.th, said, answered) == answer
+    offsets = [RESUMED.get_int(answer, name) for name in ("received_offset", "send_base")]
+    assert resume.answer(theirs.roots[m], new_r.th, said, RESUMED.get(answer, "boot_R"), *offsets) == answer
     assert resume.answers(answer, ours.roots[m], new_i.th, said)
 
     ours.resume(m, new_i.root, new_i.th, new_i.d)
