@@ -38,6 +38,7 @@ class Carrier:
         self.rtt: float | None = None
         self.bytes_in = 0
         self.bytes_out = 0
+        self.hushed = False  # CLOSE was queued: after it nothing more
         self.silent = True  # only what `first` queued may leave: before START/RESUME was answered, or ruled on
         self.ack: int | None = None
         self.epoch = 0  # ratchet steps on this carrier
@@ -80,7 +81,7 @@ class Carrier:
 
         Bounded by the protocol: a first record, one step in flight, one CLOSE; ACK, PING and PONG have slots of one.
         """
-        if not self.closed:
+        if not self.closed and not self.hushed:
             self._control.append(_TYPE[kind] + data)
 
     def queue_switch(self, key: TrafficKey) -> None:
@@ -123,6 +124,7 @@ class Carrier:
 
     def hush(self) -> None:
         """CL1: after what is queued, nothing more."""
+        self.hushed = True
         self.ack = None
         self._ping = self._pong = None
 

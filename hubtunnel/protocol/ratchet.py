@@ -12,6 +12,7 @@ from enum import Enum
 from hubtunnel import crypto
 from hubtunnel.errors import ProtocolError
 from hubtunnel.protocol import schedule
+from hubtunnel.protocol.constants import Record
 from hubtunnel.protocol.events import Job
 from hubtunnel.protocol.pair import LinkPublic, LinkSecret
 from hubtunnel.protocol.schedule import Offer, Secrets
@@ -80,10 +81,17 @@ class Ratchet:
         self._rk1 = b""
 
     def _move(self, event: Input) -> None:
+        self.step = self._next(event)
+
+    def _next(self, event: Input) -> Step:
         try:
-            self.step = self._table[self.step, event]
+            return self._table[self.step, event]
         except KeyError:
             raise ProtocolError(f"{event.value} while the ratchet is {self.step.value}", "bad_record") from None
+
+    def check_allowed(self, kind: Record) -> None:
+        """Raise `ProtocolError` for a record that the tables of section 6 do not allow now."""
+        self._next(Input(kind.name))
 
     # --- initiator ------------------------------------------------------------------------------------------
 

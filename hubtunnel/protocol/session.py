@@ -301,8 +301,8 @@ class Session:
                     self._env.events.append(Ratcheted(self, self.index))
             else:
                 self._control_record(carrier, kind, plaintext[1:], now)
-        elif kind is Record.RK3:
-            self._stepper.record(carrier, kind, plaintext[1:], now)
+        elif kind in _RATCHET_RECORDS:
+            self._stepper.record_while_closing(carrier, kind, plaintext[1:], now)
         self._check_epoch(carrier, now)
 
     def _first_answer(self, carrier: Carrier, kind: Record, data: bytes, now: float) -> None:
@@ -529,6 +529,7 @@ class Session:
             return
         self._end_code, self._end_text = code, text
         self._mux.reset_all(code)
+        self._stepper.give_up_job()
         self.phase = Phase.CLOSING
         self._clock.on_closing(now)
         self._queue_close(carrier)

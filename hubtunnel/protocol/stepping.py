@@ -89,6 +89,17 @@ class Stepper:
         carrier.expect_epoch(TrafficKey(secrets.t_r, carrier.epoch))
         return True
 
+    def record_while_closing(self, carrier: Carrier, kind: Record, data: bytes, now: float) -> None:
+        """7.2, CLOSING: the peer's keys are followed, no step is gone on with. Raises `ProtocolError` as `record`."""
+        if kind is Record.RK3:
+            self.record(carrier, kind, data, now)
+        else:
+            self.ratchet.check_allowed(kind)
+
+    def give_up_job(self) -> None:
+        """CLOSE was sent: what a job gives has nowhere to go."""
+        self._job = None
+
     def drop(self) -> None:
         """The carrier is gone: so is the step, and what its job will give."""
         self._job = None
