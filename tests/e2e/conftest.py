@@ -39,9 +39,17 @@ def lab() -> Iterator[Laboratory]:
         yield made
 
 
-@pytest.fixture(params=["plain", "uvloop", "asyncio"])
+def _join(how: str) -> Join:
+    return plain_carrier if how == "plain" else functools.partial(tunnel_carrier, loop_name=how)
+
+
+@pytest.fixture(params=["plain", "uvloop"])
 def join(request: pytest.FixtureRequest) -> Join:
-    """Every test with it runs three times: through nothing, as the control, and through our daemons on either loop."""
-    if request.param == "plain":
-        return plain_carrier
-    return functools.partial(tunnel_carrier, loop_name=request.param)
+    """Every test with it runs through nothing, as the control, and through our daemons."""
+    return _join(request.param)
+
+
+@pytest.fixture(params=["plain", "uvloop", "asyncio"])
+def join_on_both_loops(request: pytest.FixtureRequest) -> Join:
+    """As `join`, and once more on asyncio's own loop."""
+    return _join(request.param)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from tests.e2e.processes import Child, run, wait_until
 ROOT = Path(__file__).resolve().parents[2]
 """The project's folder: `-m hubtunnel` finds the package there, installed or not."""
 
+_COMMAND = (sys.executable, "-m", "hubtunnel")
+
 
 class Hub:
     """One hub with all its files in one folder; inside `namespace`, or on this machine's own network without one."""
@@ -23,14 +26,15 @@ class Hub:
         self.directory = directory
         self._namespace = namespace
         self._child: Child | None = None
-        self._command("init", "--name", name, "--dir", str(directory), "--listen", listen, "--deliver", deliver)
+        init = ["init", "--name", name, "--dir", str(directory), "--listen", listen, "--deliver", deliver]
+        run(*_COMMAND, *init, cwd=ROOT)
 
     @property
     def config(self) -> Path:
         return self.directory / "hubtunnel.toml"
 
     def _argv(self, *arguments: str) -> list[str]:
-        argv = [sys.executable, "-m", "hubtunnel", "--config", str(self.config), *arguments]
+        argv = [*_COMMAND, "--config", str(self.config), *arguments]
         return argv if self._namespace is None else self._namespace.argv(argv)
 
     def _command(self, *arguments: str) -> str:
@@ -53,8 +57,18 @@ class Hub:
 
     def configure_peer(self, peer: Hub, *lines: str) -> None:
         """Add lines to the peer's file, as an admin with an editor does; before `start`."""
-        with (self.directory / "peers.d" / f"{peer.name}.toml").open("a") as file:
+        with self._peer_file(peer).open("a") as file:
             file.writelines(f"{line}\n" for line in lines)
+
+    def move_peer(self, peer: Hub, *endpoints: str) -> None:
+        """Give the peer's file other endpoints, and reload: in force when this returns."""
+        file = self._peer_file(peer)
+        listed = ", ".join(f'"{endpoint}"' for endpoint in endpoints)
+        file.write_text(re.sub(r"^endpoints = .*$", f"endpoints = [{listed}]", file.read_text(), flags=re.MULTILINE))
+        self._command("reload")
+
+    def _peer_file(self, peer: Hub) -> Path:
+        return self.directory / "peers.d" / f"{peer.name}.toml"
 
     def start(self, *, loop: str = "uvloop") -> None:
         log = self.directory / "run.log"
@@ -79,18 +93,18 @@ class Hub:
         assert isinstance(peer, dict)
         return peer
 
-    def wait_until_up(self) -> None:
-        """Until the session with the peer stands."""
-        assert self._child is not None
-        self._child.wait_for(self._control_socket_answers, "an answer to `status`")
-        self._child.wait_for(lambda: self.peer_status()["state"] == "up", "the peer to be `up`")
+    def wait_until_started(self) -> None:
+        """Until its listeners stand."""
+        self._wait_for_event("started")
 
-    def _control_socket_answers(self) -> bool:
-        try:
-            self.status()
-        except AssertionError:
-            return False
-        return True
+    def wait_until_up(self) -> None:
+        """Until the session with the peer stands. The log tells it sooner than a `status` command could."""
+        self._wait_for_event("peer_up")
+
+    def _wait_for_event(self, event: str) -> None:
+        assert self._child is not None
+        child = self._child
+        child.wait_for(lambda: f" info {event} " in child.log, f"`{event}` in the log")
 
     def wait_until_idle(self) -> None:
         """Until no stream is open any more."""

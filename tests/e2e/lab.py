@@ -27,18 +27,11 @@ TRANSPORTS = {"": "hubtunnel", "single.": "hubtunnel-single", "kept.": "hubtunne
 SUBMITTERS = 4
 """Connections by which letters are handed to one MTA at once."""
 
-TROUBLE = (
-    "lost connection",
-    "timeout",
-    "timed out",
-    "deferred",
-    "bounced",
-    "hubtunnel:",
-    "warning:",
-    "fatal:",
-    "panic:",
-)
+_TROUBLE = ("lost connection", "timeout", "timed out", "deferred", "bounced", "hubtunnel:", "warning:", "fatal:")
 """What a postmaster reads in the log when a session noticed anything."""
+
+_NO_TROUBLE = ("file system clock is", "not updating queue file time stamps")
+"""Warnings about this machine's clocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +94,7 @@ class Laboratory:
     def trouble(self) -> list[str]:
         """Lines of both mail logs that tell of a session that noticed something."""
         lines = (self.a.postfix.log + self.b.postfix.log).splitlines()
-        return [line for line in lines if any(sign in line for sign in TROUBLE)]
+        return [line for line in lines if _tells(line, _TROUBLE) and not _tells(line, _NO_TROUBLE)]
 
     def explain(self) -> str:
         """For a failure's text: what waits, and what the logs complain of."""
@@ -138,6 +131,10 @@ def _site(namespace: Namespace, directory: Path, *, own: str, other: str) -> Sit
         routes={prefix + other: f"{transport}:{handover}" for prefix, transport in TRANSPORTS.items()},
     )
     return Site(namespace, postfix, own)
+
+
+def _tells(line: str, signs: tuple[str, ...]) -> bool:
+    return any(sign in line for sign in signs)
 
 
 def _nobody_at(namespace: Namespace, address: Address) -> bool:

@@ -22,6 +22,9 @@ from tests.e2e.processes import POLL, Child, run
 _CLONE_NEWNET = 0x40000000
 _TCP_ESTABLISHED = "01"
 _TCP_LISTEN = "0A"
+ADDRESSES = ("192.0.2.1", "192.0.2.2")
+"""Of the two hubs, in TEST-NET-1."""
+
 _LAST_GRACE = 5.0
 """Seconds for processes to end by themselves before a namespace is removed."""
 
@@ -128,7 +131,7 @@ class Namespace:
 
 @contextmanager
 def two_namespaces(prefix: str = "ht") -> Iterator[tuple[Namespace, Namespace]]:
-    """Two namespaces, 192.0.2.1 and 192.0.2.2 (TEST-NET-1), joined by veth; removed whatever happens.
+    """Two namespaces with ADDRESSES, joined by veth; removed whatever happens.
 
     The names hold our process id and a number, so that runs side by side never meet.
     """
@@ -144,7 +147,7 @@ def two_namespaces(prefix: str = "ht") -> Iterator[tuple[Namespace, Namespace]]:
             *("ip", "link", "add", a.interface, "netns", a.name, "type", "veth"),
             *("peer", "name", b.interface, "netns", b.name),
         )
-        for namespace, address in ((a, "192.0.2.1"), (b, "192.0.2.2")):
+        for namespace, address in zip((a, b), ADDRESSES, strict=True):
             namespace.address = address
             run("ip", "-n", namespace.name, "address", "add", f"{address}/24", "dev", namespace.interface)
             run("ip", "-n", namespace.name, "link", "set", namespace.interface, "up")

@@ -47,10 +47,10 @@ def clients_seen(site: Site) -> set[str]:
     return set(re.findall(r"postfix/hubtunnel/smtpd\[\d+\]: [0-9A-Za-z]+: client=\S+\[(.*?)\]", site.postfix.log))
 
 
-def test_letters_both_ways_at_once_arrive_whole_and_unreadable(lab: Laboratory, join: Join) -> None:
+def test_letters_both_ways_at_once_arrive_whole_and_unreadable(lab: Laboratory, join_on_both_loops: Join) -> None:
     """Every letter once, whole, with its envelope; nothing of it on the wire, unless the wire is the plain control."""
     to_b, to_a = letters_both_ways(lab, LETTERS_EACH_WAY)
-    with Capture(lab.a.namespace) as capture, join(lab) as carrier:
+    with Capture(lab.a.namespace) as capture, join_on_both_loops(lab) as carrier:
         with ThreadPoolExecutor(2) as pool:
             for submitted in [pool.submit(lab.submit, lab.a, to_b), pool.submit(lab.submit, lab.b, to_a)]:
                 submitted.result()

@@ -39,10 +39,10 @@ def message_sink(lab: Laboratory) -> Iterator[Path]:
         sink.stop()
 
 
-def test_no_message_is_lost_or_altered(lab: Laboratory, join: Join) -> None:
+def test_no_message_is_lost_or_altered(lab: Laboratory, join_on_both_loops: Join) -> None:
     """Each of the numbered recipients exactly once, and one and the same content in all messages."""
     with message_sink(lab) as folder:
-        with join(lab, deliver=SINK, proxy=False):
+        with join_on_both_loops(lab, deliver=SINK, proxy=False):
             sender = ["-s", str(AT_ONCE), "-m", str(MESSAGES), "-l", str(LENGTH), "-N"]
             addresses = ["-f", "load@a.example", "-t", "rcpt@b.example", f"{TUNNEL[0]}:{TUNNEL[1]}"]
             run(*lab.a.namespace.argv(["smtp-source", *sender, *addresses]), deadline=50)
