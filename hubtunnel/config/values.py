@@ -22,7 +22,7 @@ from hubtunnel.identity.files import read_private
 from hubtunnel.identity.names import is_host_name
 from hubtunnel.protocol.constants import DEFAULT_PORT, PSK_LEN
 
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
+_QUANTITY = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([A-Za-z]+)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -193,6 +193,8 @@ def decode_value(kind: Any, value: object, folder: Path) -> Any:
         if not isinstance(found, str):
             raise ValueError(f"must be a text in quotes, not {found!r}")
         if wanted is Path:
+            if "\0" in found:
+                raise ValueError("a path cannot hold a NUL")
             return folder / found
         if wanted in _READERS:
             reader: Callable[[str], object] = wanted.read
