@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+import errno
 from typing import TYPE_CHECKING
 
 from hubtunnel.config import Endpoint
@@ -150,19 +150,13 @@ class Dialler:
         if endpoint.ip is not None:
             return [str(endpoint.ip)]
         if self._resolving is None or self._resolving.done():
-            self._resolving = asyncio.ensure_future(self._look_up(endpoint))
+            self._resolving = asyncio.ensure_future(self._services.resolve(endpoint.host, endpoint.port))
         done, _ = await asyncio.wait([self._resolving], timeout=CONNECT_TIMEOUT)
         if not done:
-            raise TimeoutError(110, "no answer")
-        found = self._resolving.result()
+            raise TimeoutError(errno.ETIMEDOUT, "no answer")
+        found = self._resolving.result()[:ADDRESSES_MAX]
         self._link.note_addresses(found)
         return found
-
-    async def _look_up(self, endpoint: Endpoint) -> list[str]:
-        info = await self._services.loop.getaddrinfo(
-            endpoint.host, endpoint.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-        )
-        return list(dict.fromkeys(str(entry[4][0]) for entry in info))[:ADDRESSES_MAX]
 
     async def _dial_address(self, endpoint: Endpoint, address: str, context: PairContext) -> Failure | None:
         services, link = self._services, self._link

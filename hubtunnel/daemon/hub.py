@@ -162,6 +162,8 @@ class Hub:
         await self._hooks.close()
         self._drained.set()
         await self._control.stop()
+        for _ in range(2):
+            await asyncio.sleep(0)  # transports that were closed or aborted close their sockets in the next turn
         self.services.workers.close()
         event(log.info, "stopped", hub=self.config.name, streams_cut=self._cut)
 

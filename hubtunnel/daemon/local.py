@@ -42,6 +42,7 @@ class LocalSide:
         self._target = target_of(link.peer)
         self._server: asyncio.Server | None = None
         self._waiting: dict[AcceptedRelay, None] = {}  # in order of arrival
+        self._leaving: set[AcceptedRelay] = set()  # refused, and not gone yet
         self._sweeper: asyncio.TimerHandle | None = None
 
     def reconfigure(self, peer: Peer, session: SessionSettings, streams_max: int) -> None:
@@ -88,6 +89,8 @@ class LocalSide:
             self._refuse(waiting, STOPPING)
         for relay in tuple(self.relays):
             relay.break_off("closed", code)
+        for refused in tuple(self._leaving):
+            refused.hang_up()
         if self._sweeper is not None:
             self._sweeper.cancel()
 
@@ -130,6 +133,10 @@ class LocalSide:
     def told_line(self, code: int) -> str:
         """A stream of ours was reset before a byte crossed it: the reason, for the 421."""
         return self._link.hear(code).line
+
+    def refused_gone(self, relay: AcceptedRelay) -> None:
+        """A connection of our MTA is closed for good."""
+        self._leaving.discard(relay)
 
     def _refuse(self, relay: AcceptedRelay, why: str) -> None:
         self._waiting.pop(relay, None)
@@ -203,6 +210,8 @@ class LocalSide:
             self._services.progress.set()
         if how == "refused":
             self.refused += 1
+            if isinstance(relay, AcceptedRelay):
+                self._leaving.add(relay)
         elif how not in ("done", "left", "gave_up"):
             self.reset += 1
         event(

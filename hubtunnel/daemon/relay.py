@@ -249,8 +249,15 @@ class AcceptedRelay(Relay):
         self.transport.write(reply_421(self.side.name, why))
         sockets.half_close(self.transport)
         self.transport.resume_reading()
-        self._timer = asyncio.get_running_loop().call_later(GOODBYE, self.transport.close)
+        self._timer = asyncio.get_running_loop().call_later(GOODBYE, self.hang_up)
         self.side.relay_over(self, "refused")
+
+    def hang_up(self) -> None:
+        """A refused client had its time."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.transport is not None:
+            self.transport.close()
 
     def _break_local(self) -> None:
         if self._timer is not None:
@@ -261,4 +268,5 @@ class AcceptedRelay(Relay):
         """The local MTA is gone."""
         if self._timer is not None:
             self._timer.cancel()
+        self.side.refused_gone(self)
         super().connection_lost(exc)

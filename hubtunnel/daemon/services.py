@@ -6,8 +6,9 @@ import asyncio
 import itertools
 import os
 import random
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from hubtunnel.daemon.logs import Throttle
@@ -44,6 +45,7 @@ class Services:
     seeds: Seeds = field(default_factory=Seeds)
     entropy: Callable[[int], bytes] = os.urandom
     boot: bytes = field(default_factory=lambda: os.urandom(16))
+    resolve: Callable[[str, int], Awaitable[list[str]]] = field(init=False)  # (host, port) to addresses, best first
     started_at: float = field(default_factory=time.time)
     draining: bool = False
     progress: asyncio.Event = field(default_factory=asyncio.Event)  # a stream, session or carrier ended
@@ -51,3 +53,8 @@ class Services:
 
     def __post_init__(self) -> None:
         self.throttle = Throttle(LOG_EVERY, self.loop.time)
+        self.resolve = self._resolve
+
+    async def _resolve(self, host: str, port: int) -> list[str]:
+        found = await self.loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
