@@ -1,0 +1,119 @@
+"""What holds for every command: exit status, where errors go, no traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hubtunnel import __version__
+from hubtunnel.cli import build_parser
+from hubtunnel.cli.common import rfc3339
+from tests.cli.hubs import Hub, environment, run, spawn
+
+
+def test_version() -> None:
+    result = spawn("--version")
+    assert (result.status, result.out) == (0, f"hubtunnel {__version__}\n")
+
+
+def test_commands_of_the_contract_are_there() -> None:
+    result = run("--help")
+    assert result.status == 0
+    for command in ("init", "card", "peer", "run", "check", "reload", "stop", "status", "ping"):
+        assert f"\n    {command} " in result.out, command
+    assert "not end-to-end" in result.out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("fly",), ("init",), ("card", "--fingerprin"), ("peer",), ("peer", "add"), ("check", "--bogus")],
+    ids=" ".join,
+)
+def test_usage_errors_end_with_2_and_a_hint(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+
+    assert result.status == 2
+    assert result.out == ""
+    assert result.err.startswith("hubtunnel: ")
+    assert "\nhint: hubtunnel" in result.err
+
+
+@pytest.mark.parametrize("command", ["card", "check", "peer list", "peer show x", "peer remove x"])
+def test_a_missing_configuration_is_told_by_every_command(tmp_path: Path, command: str) -> None:
+    result = run("--config", tmp_path / "none.toml", *command.split())
+
+    assert result.status == (1 if command == "check" else 2)
+    assert "there is no such file" in result.err + result.out
+
+
+def test_config_is_taken_before_and_behind_the_command_and_from_the_environment(
+    a: Hub, b: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = a.run("card").out
+    assert run("card", "--config", a.config).out == expected
+    monkeypatch.setenv("HUBTUNNEL_CONFIG", str(a.config))
+    assert run("card").out == expected
+    assert run("--config", b.config, "card").out != expected
+    assert run("peer", "--config", b.config, "list", "--json").out == "[]\n"
+
+
+def test_reading_commands_have_json(a: Hub, b: Hub) -> None:
+    assert a.run("peer", "add", b.card, "--fingerprint", b.fingerprint).status == 0
+    for command in ("card", "peer list", f"peer show {b.name}", "check"):
+        json.loads(a.run(*command.split(), "--json").out)
+
+
+def test_an_internal_error_is_no_traceback_unless_asked_for(a: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("secret thing")
+
+    monkeypatch.setattr("hubtunnel.cli.card.open_state", fail)
+    result = a.run("card")
+    assert result.status == 1
+    assert "internal error" in result.err
+    assert "ZeroDivisionError" in result.err
+    assert "secret thing" not in result.err
+    with pytest.raises(ZeroDivisionError):
+        a.run("card", "--traceback")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(a: Hub) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "hubtunnel", "card", "--config", str(a.config)],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        timeout=50,
+        check=False,
+    )
+    os.close(writing)
+    assert done.stderr == b""
+    assert done.returncode == 1
+
+
+def test_no_output_to_a_pipe_has_colour(a: Hub, b: Hub) -> None:
+    a.run("peer", "add", b.card, "--fingerprint", b.fingerprint)
+    for command in (("peer", "list"), ("check",), ("peer", "show", b.name)):
+        assert "\x1b" not in spawn("--config", a.config, *command).out
+
+
+def test_no_command_takes_a_secret_on_its_command_line() -> None:
+    """Others can read argv (proc(5))."""
+    text = build_parser().format_help()
+    assert "passphrase" not in text
+    assert "psk" not in text
+
+
+@pytest.mark.parametrize(
+    ("moment", "text"),
+    [(0, "1970-01-01T00:00:00Z"), (1_800_000_000.9, "2027-01-15T08:00:00Z"), (1 << 63, f"@{1 << 63}")],
+)
+def test_times_are_rfc_3339(moment: float, text: str) -> None:
+    assert rfc3339(moment) == text
