@@ -238,6 +238,7 @@ class CorePair:
     def advance(self, seconds: float) -> None:
         """Let time pass, deadline by deadline, delivering in between."""
         end = self.now + seconds
+        self.settle()
         while True:
             due = [d for hub in (self.a, self.b) if (d := hub.link.next_deadline()) is not None]
             at = min([end, *due])
