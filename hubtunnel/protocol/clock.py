@@ -99,10 +99,10 @@ class SessionClock:
         self._at[Due.PING] = now + self._settings.keepalive
 
     def on_data(self, now: float) -> None:
-        """A DATA record went out or came in (RT4: the timer runs from the first one of an epoch)."""
+        """A DATA record of the epoch of now went out or came in (RT4: the timer runs from the first one)."""
         if self._first_data_at is None:
             self._first_data_at = now
-            self._at[Due.EPOCH_OVER] = now + c.EPOCH_AGE_MAX
+            self._at.setdefault(Due.EPOCH_OVER, now + c.EPOCH_AGE_MAX)
             self._plan_ratchet()
 
     def on_traffic(self, records: int, size: int, now: float) -> Due | None:
@@ -126,10 +126,17 @@ class SessionClock:
         self._at.pop(Due.RATCHET, None)
         self._at[Due.STALLED] = now + c.RATCHET_STALL
 
+    def on_turned(self) -> None:
+        """Our sending side is in the next epoch: DATA from here on is that epoch's first."""
+        self._first_data_at = None
+
     def on_step_done(self, now: float) -> None:
-        """A ratchet step is through: a new epoch, without DATA so far."""
+        """A ratchet step is through; `on_turned` came before."""
+        first_data_at = self._first_data_at
         self._forget_epoch()
         self._step_ended_at = now
+        if first_data_at is not None:  # sent between our turn and the peer's
+            self.on_data(first_data_at)
 
     def too_soon(self, now: float) -> bool:
         """RT9: whether a responder refuses a step for coming right after the last one."""
@@ -152,7 +159,7 @@ class SessionClock:
             self._at.pop(due, None)
 
     def _plan_ratchet(self) -> None:
-        if self._initiator and self._first_data_at is not None and not self._stepping:
+        if self._initiator and self._first_data_at is not None and not self._stepping and not self._ratchet_asked:
             earliest = self._step_ended_at + self._settings.ratchet_interval_min
             self._at[Due.RATCHET] = max(self._first_data_at + self._settings.ratchet_after, earliest)
 

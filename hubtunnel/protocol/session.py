@@ -347,7 +347,8 @@ class Session:
     def _data(self, plaintext: bytes, now: float) -> None:
         """BS2: count what was taken off the carrier, then read its frames."""
         self._count.took(len(plaintext) - 1, now)
-        self._clock.on_data(now)
+        if not self._stepper.receives_old_epoch:
+            self._clock.on_data(now)
         if self._count.due:
             self._acknowledge()
         try:

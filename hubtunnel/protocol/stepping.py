@@ -54,8 +54,14 @@ class Stepper:
         carrier.switch_reading(TrafficKey(secrets.t_i, carrier.epoch))
         carrier.switch_now(TrafficKey(secrets.t_r, carrier.epoch))
         carrier.queue(Record.PAD, b"")  # one record at once, so that the initiator forgets the old T_R
+        self._clock.on_turned()
         self._clock.on_step_done(now)
         return True
+
+    @property
+    def receives_old_epoch(self) -> bool:
+        """RT6: whether what comes in now is still of the epoch that this step closes."""
+        return self.ratchet.step is Step.TURNING
 
     def turned(self, now: float) -> None:
         """RT6: the first record of the new epoch came; the initiator's step is complete."""
@@ -87,6 +93,7 @@ class Stepper:
         carrier.queue(Record.RK3, rk3)
         carrier.queue_switch(TrafficKey(secrets.t_i, carrier.epoch))
         carrier.expect_epoch(TrafficKey(secrets.t_r, carrier.epoch))
+        self._clock.on_turned()
         return True
 
     def record_while_closing(self, carrier: Carrier, kind: Record, data: bytes, now: float) -> None:
