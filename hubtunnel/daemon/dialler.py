@@ -76,10 +76,10 @@ class Dialler:
         self._wake.set()
 
     async def _run(self) -> None:
-        loop, core = self._services.loop, self._link.core
+        core = self._link.core
         while True:
             self._wake.clear()
-            now = loop.time()
+            now = self._link.now()
             if not self._link.peer.endpoints or not core.wants_carrier(now):
                 self.phase = "idle"
                 await self._sleep(LOOK_AGAIN)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ from hubtunnel.protocol.link import Link, Settings
 from hubtunnel.protocol.pair import PairContext
 
 PING_TIMEOUT = 10.0
+TIMER_SLACK = 0.001  # the loop's clock may be so much behind ours: a timer must not find that it came early
 
 
 class PeerLink:
@@ -44,7 +46,7 @@ class PeerLink:
         self.own = own
         self.keys = keys
         self.contexts = pair_contexts
-        self.now = services.loop.time
+        self.now = time.monotonic  # uvloop's own time has steps of a millisecond, too coarse for a round trip
         self.core = Link(
             own_idfp=own.idfp,
             peer_idfp=keys.idfp,
@@ -241,7 +243,7 @@ class PeerLink:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self.services.loop.call_at(at, self._on_deadline)
+        self._timer = self.services.loop.call_at(at + TIMER_SLACK, self._on_deadline)
 
     def _on_deadline(self) -> None:
         """May come early, when the deadline has moved: a timer is only ever moved forward."""

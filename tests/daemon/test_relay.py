@@ -53,30 +53,36 @@ def test_large_both_ways_at_once(run_loop: RunLoop, tmp_path: Path) -> None:
 
 def test_half_close_by_the_near_mta(run_loop: RunLoop, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with Mta() as mta, pair(tmp_path, mta.address) as hubs:
-            async with connected(mail_port(hubs.a, "b")) as (reader, writer):
-                far_reader, far_writer = await mta.next()
-                writer.write(b"QUIT\r\n")
-                writer.write_eof()
-                assert await read_all(far_reader) == b"QUIT\r\n"
-                far_writer.write(b"221 bye\r\n")  # after the other side has ended
-                far_writer.write_eof()
-                assert await read_all(reader) == b"221 bye\r\n"
+        async with (
+            Mta() as mta,
+            pair(tmp_path, mta.address) as hubs,
+            connected(mail_port(hubs.a, "b")) as (reader, writer),
+        ):
+            far_reader, far_writer = await mta.next()
+            writer.write(b"QUIT\r\n")
+            writer.write_eof()
+            assert await read_all(far_reader) == b"QUIT\r\n"
+            far_writer.write(b"221 bye\r\n")  # after the other side has ended
+            far_writer.write_eof()
+            assert await read_all(reader) == b"221 bye\r\n"
 
     run_loop(scenario())
 
 
 def test_half_close_by_the_far_mta(run_loop: RunLoop, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with Mta() as mta, pair(tmp_path, mta.address) as hubs:
-            async with connected(mail_port(hubs.a, "b")) as (reader, writer):
-                far_reader, far_writer = await mta.next()
-                far_writer.write(b"421 closing\r\n")
-                far_writer.write_eof()
-                assert await read_all(reader) == b"421 closing\r\n"
-                writer.write(b"still here\r\n")
-                writer.write_eof()
-                assert await read_all(far_reader) == b"still here\r\n"
+        async with (
+            Mta() as mta,
+            pair(tmp_path, mta.address) as hubs,
+            connected(mail_port(hubs.a, "b")) as (reader, writer),
+        ):
+            far_reader, far_writer = await mta.next()
+            far_writer.write(b"421 closing\r\n")
+            far_writer.write_eof()
+            assert await read_all(reader) == b"421 closing\r\n"
+            writer.write(b"still here\r\n")
+            writer.write_eof()
+            assert await read_all(far_reader) == b"still here\r\n"
 
     run_loop(scenario())
 
@@ -156,7 +162,7 @@ def test_stream_that_is_used_outlives_idle(run_loop: RunLoop, tmp_path: Path) ->
     async def scenario() -> None:
         times = 'idle = "400ms"\n'
         async with Mta() as mta, pair(tmp_path, mta.address, times=times) as hubs:
-            reader, writer, far_reader, _ = await _conversation(hubs, mta)
+            _reader, writer, far_reader, _ = await _conversation(hubs, mta)
             for _ in range(12):
                 writer.write(b"x")
                 assert await read_exactly(far_reader, 1) == b"x"

@@ -33,7 +33,7 @@ HOLD = 'hold = "200ms"\n'
 
 async def told(hub: Hub) -> str:
     """What our MTA reads when it connects for peer b: all of it, up to a clean end."""
-    async with connected(mail_port(hub, "b")) as (reader, writer):
+    async with connected(mail_port(hub, "b")) as (reader, _writer):
         said = (await read_all(reader)).decode("ascii")
     assert said.startswith("421 4.4.1 hubtunnel: mx.b.example: ")
     assert said.endswith("\r\n")
@@ -163,14 +163,13 @@ def test_silent(run_loop: RunLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(dialler, "HANDSHAKE_TIMEOUT", 0.2)
 
     async def scenario() -> None:
-        async with Mta() as other:
-            async with running(lone(tmp_path, [f"127.0.0.1:{other.address[1]}"])) as hub:
-                (await other.next())[1].write(says)
-                await until(lambda: code_of(hub) == "silent")
-                text = await told(hub)
-                assert text.startswith(f"silent: 127.0.0.1:{other.address[1]} accepted the connection")
-                for cause in ("may not hold our card 1", "a clock may be off", "a PSK on one side", "may be no hub"):
-                    assert cause in text
+        async with Mta() as other, running(lone(tmp_path, [f"127.0.0.1:{other.address[1]}"])) as hub:
+            (await other.next())[1].write(says)
+            await until(lambda: code_of(hub) == "silent")
+            text = await told(hub)
+            assert text.startswith(f"silent: 127.0.0.1:{other.address[1]} accepted the connection")
+            for cause in ("may not hold our card 1", "a clock may be off", "a PSK on one side", "may be no hub"):
+                assert cause in text
 
     run_loop(scenario())
 
@@ -179,13 +178,12 @@ def test_auth(run_loop: RunLoop, tmp_path: Path) -> None:
     """An answer of the right length that does not verify is a security event."""
 
     async def scenario() -> None:
-        async with Mta() as other:
-            async with running(lone(tmp_path, [f"127.0.0.1:{other.address[1]}"])) as hub:
-                reader, writer = await other.next()
-                await read_exactly(reader, 2337)
-                writer.write(bytes(2240))
-                await until(lambda: code_of(hub) == "auth")
-                assert (await told(hub)).startswith("auth: 127.0.0.1:")
+        async with Mta() as other, running(lone(tmp_path, [f"127.0.0.1:{other.address[1]}"])) as hub:
+            reader, writer = await other.next()
+            await read_exactly(reader, 2337)
+            writer.write(bytes(2240))
+            await until(lambda: code_of(hub) == "auth")
+            assert (await told(hub)).startswith("auth: 127.0.0.1:")
 
     run_loop(scenario())
 
@@ -194,7 +192,9 @@ def test_never(run_loop: RunLoop, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with running(lone(tmp_path, [])) as hub:
             text = await told(hub)
-            assert text.startswith("never: it dials us (no endpoints here) and has not dialled since this daemon started")
+            assert text.startswith(
+                "never: it dials us (no endpoints here) and has not dialled since this daemon started"
+            )
 
     run_loop(scenario())
 
@@ -221,18 +221,21 @@ def test_told_that_the_carrier_comes_from_loopback(run_loop: RunLoop, tmp_path: 
 
 def test_told_that_the_peer_is_draining(run_loop: RunLoop, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with Mta() as mta, pair(tmp_path, mta.address, times=HOLD + 'drain = "10s"\n') as hubs:
-            async with connected(mail_port(hubs.a, "b")) as (reader, writer):
-                far_reader, far_writer = await mta.next()
-                draining = asyncio.get_running_loop().create_task(hubs.b.drain())
-                await until(lambda: not link(hubs.a, "b").core.ready)
-                assert (await told(hubs.a)).startswith("told: restart: the peer is restarting")
-                far_writer.write(b"250 taken\r\n")  # what runs goes on
-                far_writer.write_eof()
-                writer.write_eof()
-                assert await read_all(reader) == b"250 taken\r\n"
-                async with asyncio.timeout(PATIENCE):
-                    await draining
+        async with (
+            Mta() as mta,
+            pair(tmp_path, mta.address, times=HOLD + 'drain = "10s"\n') as hubs,
+            connected(mail_port(hubs.a, "b")) as (reader, writer),
+        ):
+            _far_reader, far_writer = await mta.next()
+            draining = asyncio.get_running_loop().create_task(hubs.b.drain())
+            await until(lambda: not link(hubs.a, "b").core.ready)
+            assert (await told(hubs.a)).startswith("told: restart: the peer is restarting")
+            far_writer.write(b"250 taken\r\n")  # what runs goes on
+            far_writer.write_eof()
+            writer.write_eof()
+            assert await read_all(reader) == b"250 taken\r\n"
+            async with asyncio.timeout(PATIENCE):
+                await draining
 
     run_loop(scenario())
 
@@ -258,10 +261,13 @@ def test_told_the_peers_limit(run_loop: RunLoop, tmp_path: Path) -> None:
 def test_told_our_own_limit(run_loop: RunLoop, tmp_path: Path) -> None:
     async def scenario() -> None:
         settings = "[limits]\nstreams_per_peer = 1\n"
-        async with Mta() as mta, pair(tmp_path, mta.address, settings=settings) as hubs:
-            async with connected(mail_port(hubs.a, "b")):
-                await mta.next()
-                assert (await told(hubs.a)).startswith("told: limit: 2 connections for this peer")
+        async with (
+            Mta() as mta,
+            pair(tmp_path, mta.address, settings=settings) as hubs,
+            connected(mail_port(hubs.a, "b")),
+        ):
+            await mta.next()
+            assert (await told(hubs.a)).startswith("told: limit: 2 connections for this peer")
 
     run_loop(scenario())
 
