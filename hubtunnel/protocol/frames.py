@@ -46,6 +46,7 @@ _LENGTHS = {
     Frame.RECEIPT_ACK: (8, 8),
 }
 _KNOWN = frozenset(Frame)
+_SHOWN_MAX = 64  # characters of a text from outside that are kept for people
 
 
 def encode(kind: int, stream: int, payload: bytes = b"") -> bytes:
@@ -106,21 +107,25 @@ def check_frame(kind: int, stream: int, length: int) -> None:
 
 
 def _unpack_map(payload: bytes, name: str) -> dict[str, Any]:
+    """2.4: one map of text keys. Nothing in it can be longer than the payload, so that no other bound is needed."""
     try:
-        value = msgpack.unpackb(
-            payload, raw=False, strict_map_key=True, max_map_len=64, max_array_len=256, max_ext_len=0
-        )
+        value = msgpack.unpackb(payload, raw=False, strict_map_key=True)
     except Exception as exc:  # msgpack raises half a dozen kinds
         raise ProtocolError(f"{name} payload is not msgpack: {type(exc).__name__}") from None
-    if not isinstance(value, dict):
-        raise ProtocolError(f"{name} payload is not a map")
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ProtocolError(f"{name} payload is not a map of text keys")
     return value
 
 
 def _names(value: object, name: str) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, str) and len(item) <= 64 for item in value):
-        raise ProtocolError(f"{name} is not a list of short names")
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise ProtocolError(f"{name} is not a list of names")
     return tuple(value)
+
+
+def printable(text: str) -> str:
+    """The beginning of a text that a peer sent, fit for a log line."""
+    return "".join(ch if ch.isprintable() and ch.isascii() else "?" for ch in text[:_SHOWN_MAX])
 
 
 def encode_hello(version: str, capabilities: tuple[str, ...], requires: tuple[str, ...]) -> bytes:
@@ -133,11 +138,10 @@ def decode_hello(payload: bytes) -> tuple[str, tuple[str, ...], tuple[str, ...]]
     """FR5: (version, capabilities, requires) of a HELLO payload."""
     value = _unpack_map(payload, "HELLO")
     version = value.get("version")
-    if not isinstance(version, str) or len(version) > 64:
+    if not isinstance(version, str):
         raise ProtocolError("HELLO without a version")
-    printable = "".join(ch if ch.isprintable() and ch.isascii() else "?" for ch in version)
     return (
-        printable,
+        printable(version),
         _names(value.get("capabilities"), "HELLO capabilities"),
         _names(value.get("requires"), "HELLO requires"),
     )
@@ -155,7 +159,7 @@ def decode_open(payload: bytes) -> tuple[str, tuple[str, int] | None]:
     """ST3: (service, source) of an OPEN payload. A source whose text is no address is left out: it is for logs."""
     value = _unpack_map(payload, "OPEN")
     service = value.get("service")
-    if not isinstance(service, str) or len(service) > 64:
+    if not isinstance(service, str):
         raise ProtocolError("OPEN without a service")
     if "source" not in value:
         return service, None

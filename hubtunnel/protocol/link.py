@@ -240,7 +240,10 @@ class Link:
         if len(session.mux.streams) >= self._env.settings.streams_per_peer or self._env.budget.full:
             raise NotReady("our own limit of streams or memory is reached", Code.LIMIT)
         session.mux.now = now
-        return session.mux.open(source)
+        stream = session.mux.open(source)
+        if not session.mux.numbers_left:
+            session.goaway(Code.DONE, now)  # ST1
+        return stream
 
     # --- control --------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hubtunnel.protocol.session import Session
 
 _DATA_TYPE = bytes((Record.DATA,))
+_NUMBER_MAX = 0xFFFFFFFF
 # Room that a stream's turn needs at least: OPEN, CREDIT and END frames, and a data frame that is worth its header.
 TURN_MIN = 1024
 # A window grows when half of it was taken within this many round trips.
@@ -84,6 +85,11 @@ class Mux:
         self.opened += 1
         self.mark_ready(stream)
         return stream
+
+    @property
+    def numbers_left(self) -> bool:
+        """ST1: whether there is a number for another stream of ours."""
+        return self._next_own <= _NUMBER_MAX
 
     def send_control(self, frame: bytes) -> None:
         """Queue a frame that goes before all stream data. RC9: a peer that makes them pile up loses the session."""

@@ -409,7 +409,7 @@ class Session:
         missing = sorted(set(requires) - set(self._env.settings.capabilities))
         if missing:
             raise ProtocolError(
-                f"the peer (hubtunnel {version}) requires what this version lacks: {', '.join(missing)}",
+                f"the peer (hubtunnel {version}) requires what this version lacks: {frames.printable(', '.join(missing))}",
                 "required_capability",
             )
         self.greeted = True
