@@ -273,7 +273,7 @@ def prove_keys(before: Status, after: Status, report: Report) -> None:
         "Session keys are replaced while mail moves",
         steps >= 2 and before["session"]["id"] == after["session"]["id"],
         f"{many(steps, 'ratchet step')} and {many(report.epochs - steps, 'resumption')} brought session"
-        f" {after['session']['id'][:8]} from epoch {first} to {last}: its keys now open nothing recorded before",
+        f" {after['session']['id'][:8]} from epoch {first} to {last}, says `hubtunnel status`",
     )
 
 
@@ -307,7 +307,7 @@ async def prove_absence(stage: Stage, show: Show, report: Report) -> None:
     await stage.far.hub.command("stop")
     line = await greeting(stage.near.hub.submit)
     report.prove(
-        "A peer that is away is said to be, and never gone around",
+        "A peer that is away is said to be, with the reason",
         line.startswith(f"421 4.4.1 hubtunnel: {FAR}: "),
         line or "the connection ended without a word",
     )
