@@ -26,7 +26,7 @@ class Show:
     def step(self, text: str) -> None:
         """A new step begins."""
         if not self._quiet:
-            self.console.print(f"[bold]·[/] {text}")
+            self.console.print(f"[bold]-[/] {text}")
 
     @contextmanager
     def meter(self, text: str, total: int) -> Iterator[Advance]:
@@ -36,7 +36,7 @@ class Show:
             yield lambda size: None
             return
         columns = (
-            TextColumn("[bold]·[/] {task.description}"),
+            TextColumn("[bold]-[/] {task.description}"),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
