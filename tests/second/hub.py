@@ -22,6 +22,10 @@ DEADLINE = 20.0
 """Seconds that anything awaited may take."""
 
 
+POLL = 0.01
+"""Seconds between two looks at a fact that no byte of the carrier announces."""
+
+
 class Hub:
     """Our side: identity, one link key, card, boot, and what is remembered of the one peer."""
 
@@ -32,8 +36,12 @@ class Hub:
         now = int(time.time())
         self.card = cards.issue(self.identity, name, self.keys, issued=now - 600, not_after=now + 86400)
         self.psk = NO_PSK
-        self.boot = secrets.token_bytes(16)
         self.peer: Card | None = None
+        self.start_process()
+
+    def start_process(self) -> None:
+        """Begin as a process does: with a boot of its own, and nothing remembered but keys and cards."""
+        self.boot = secrets.token_bytes(16)
         self.sessions: dict[bytes, Session] = {}
         self.carriers: list[Carrier] = []
         self.highest_dial: dict[bytes, int] = {}
@@ -94,6 +102,8 @@ class Wire:
         self._socket.setblocking(False)
         self.ended = False
         """The peer ended the connection."""
+        self.poll_others: Callable[[], None] = lambda: None
+        """Looks after whatever else must move while something is awaited here."""
         carrier.on_close.append(self._socket.close)
 
     @property
@@ -104,12 +114,14 @@ class Wire:
     def until(self, fact: Callable[[], object], what: str, *, deadline: float = DEADLINE) -> None:
         """Send and receive until `fact` holds and all output has left; AssertionError naming `what` at the deadline."""
         end = time.monotonic() + deadline
+        self.poll_others()
         while self.carrier.out or not fact():
             left = end - time.monotonic()
             assert left > 0, f"not within {deadline:g} s: {what}; received: {self.carrier.log[-12:]}"
             assert not self.carrier.closed, f"the carrier was closed before: {what}"
             assert not self.ended or fact(), f"the peer ended the carrier before: {what}; {self.carrier.log[-12:]}"
-            self._turn(left)
+            self._turn(min(left, POLL))
+            self.poll_others()
 
     def _turn(self, left: float) -> None:
         wants_to_write = [self._socket] if self.carrier.out else []

@@ -15,20 +15,18 @@ from tests.second.streams import Fault
 
 
 @pytest.fixture(scope="module")
-def cards() -> tuple[Hub, Hub]:
-    """Two hubs that have exchanged cards; a test makes its own processes of them."""
-    return Hub("one.example"), Hub("two.example")
+def acquainted() -> tuple[Hub, Hub]:
+    one, two = Hub("one.example"), Hub("two.example")
+    one.peer, two.peer = two.card, one.card
+    return one, two
 
 
 @pytest.fixture
-def hubs(cards: tuple[Hub, Hub]) -> tuple[Hub, Hub]:
-    made = []
-    for own, peer in (cards, cards[::-1]):
-        hub = Hub.__new__(Hub)
-        hub.__dict__.update(own.__dict__)
-        hub.peer, hub.sessions, hub.carriers, hub.highest_dial = peer.card, {}, [], {}
-        made.append(hub)
-    return made[0], made[1]
+def hubs(acquainted: tuple[Hub, Hub]) -> tuple[Hub, Hub]:
+    """Two hubs that have exchanged cards, each a new process."""
+    for hub in acquainted:
+        hub.start_process()
+    return acquainted
 
 
 def connect(hubs: tuple[Hub, Hub], resume: Session | None = None, piece: int = 1 << 20) -> tuple[Initiator, Responder]:
@@ -47,9 +45,9 @@ def check_same(a: Session, b: Session) -> None:
     assert (a.sid, a.index, a.roots[a.index], a.th) == (b.sid, b.index, b.roots[b.index], b.th)
 
 
-def test_a_card_survives_its_text(cards: tuple[Hub, Hub]) -> None:
-    card = from_text("words before\n" + to_text(cards[0].card).replace("-----\n", "-----\n# name\n", 1))
-    assert card.signed == cards[0].card.signed
+def test_a_card_survives_its_text(hubs: tuple[Hub, Hub]) -> None:
+    card = from_text("words before\n" + to_text(hubs[0].card).replace("-----\n", "-----\n# name\n", 1))
+    assert card.signed == hubs[0].card.signed
 
 
 @pytest.mark.parametrize("piece", [1 << 20, 97])
@@ -172,13 +170,13 @@ def test_goaway_and_close(hubs: tuple[Hub, Hub]) -> None:
     assert two.closed == (streams.DRAINED, two.received_offset)
 
 
-def test_a_late_dial_and_a_stranger_are_refused(hubs: tuple[Hub, Hub], cards: tuple[Hub, Hub]) -> None:
+def test_a_late_dial_and_a_stranger_are_refused(hubs: tuple[Hub, Hub]) -> None:
     connect(hubs)
     hubs[0]._dial = 0
     with pytest.raises(Drop, match="not higher"):
         connect(hubs)
     stranger = Hub("stranger.example")
-    stranger.peer = cards[1].card
+    stranger.peer = hubs[1].card
     with pytest.raises(WrongAuth, match="hint"):
         connect((stranger, hubs[1]))
 

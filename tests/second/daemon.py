@@ -1,0 +1,126 @@
+"""The real daemon, set up by its command line, with the second implementation as its peer in either role."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from tests.e2e.hubs import Hub as RealHub
+from tests.second import card as cards
+from tests.second import tcp
+from tests.second.hub import Hub, Wire
+from tests.second.session import Session
+
+PRESENTED = "192.0.2.25"
+"""What the MTA is told as our address: the carrier's own, on loopback, is none that an MTA may be told."""
+
+
+class Daemon(RealHub):
+    """A hub with the second implementation as its only peer, which it dials when `dials`, and else waits for.
+
+    It is set up once and can run many times; each run is a new boot for both.
+    """
+
+    def __init__(self, directory: Path, second: Hub, *, dials: bool) -> None:
+        self.second = second
+        self.mta_port, self.second_port, self.port, self.submit_port = tcp.free_ports(4)
+        self.ends: list[tcp.End] = []
+        """Every TCP connection at the daemon's other side, ours to move and to close."""
+        listen, deliver = f"127.0.0.1:{self.port}", f"127.0.0.1:{self.mta_port}"
+        super().__init__("real.example", directory, listen=listen, deliver=deliver, namespace=None)
+        self._made_config = self.config.read_text()
+        self._pin(f"127.0.0.1:{self.second_port}" if dials else None)
+        self._card = cards.from_text(self._command("card"))
+
+    def run(self, session: str) -> None:
+        """Start, with these lines in the section `[session]` of the configuration."""
+        self.config.write_text(self._made_config.replace("[session]\n", f"[session]\n{session}\n"))
+        (self.directory / "run.log").unlink(missing_ok=True)
+        self.second.peer = self._card
+        self.second.start_process()
+        self.mta, self.second_listens = tcp.listener(self.mta_port), tcp.listener(self.second_port)
+        self.start()
+        self.wait_until_started()
+
+    def end(self) -> None:
+        """Stop, and close whatever the run has left open."""
+        for carrier in self.second.carriers:
+            carrier.close()
+        for end in self.ends:
+            end.close()
+        self.ends.clear()
+        self.stop()
+        self.mta.close()
+        self.second_listens.close()
+
+    def _pin(self, endpoint: str | None) -> None:
+        """`peer add`, with the card that the second implementation has signed."""
+        card = self.directory / "second.card"
+        card.write_text(cards.to_text(self.second.card))
+        arguments = [str(card), "--listen", f"127.0.0.1:{self.submit_port}", "--fingerprint", self.second.fingerprint]
+        if endpoint is not None:
+            arguments += ["--endpoint", endpoint]
+        self._command("peer", "add", *arguments)
+        peer_file = self.directory / "peers.d" / f"{self.second.name}.toml"
+        peer_file.write_text(peer_file.read_text() + f'\npresent_as = "{PRESENTED}"\n')
+
+
+class Link:
+    """What joins the second implementation and a running daemon, in one role; both roles look alike from here."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.second = daemon.second
+
+    def connect(self, resume: Session | None = None) -> Wire:
+        """The next carrier, its handshake not yet done; `resume` says what the initiator wants with it."""
+        wire = self._connect(resume)
+        wire.poll_others = self._poll
+        return wire
+
+    def _connect(self, resume: Session | None) -> Wire:
+        raise NotImplementedError
+
+    def _poll(self) -> None:
+        for end in self.daemon.ends:
+            end.poll()
+
+    def client(self) -> tcp.End:
+        """One that hands mail for us to the daemon, as its MTA would."""
+        client = tcp.End.to(self.daemon.submit_port)
+        self.daemon.ends.append(client)
+        return client
+
+    def delivered(self, wire: Wire) -> tcp.Delivered:
+        """The connection that the daemon makes to its MTA, once its PROXY header is there."""
+        found: list[tcp.Delivered] = []
+
+        def accept() -> bool:
+            if not found and (connection := tcp.accepted(self.daemon.mta)) is not None:
+                found.append(tcp.Delivered(connection))
+                self.daemon.ends.append(found[0])
+            return bool(found) and found[0].introduced()
+
+        wire.until(accept, "a connection to the MTA with its PROXY header")
+        return found[0]
+
+
+class WeDial(Link):
+    """The second implementation is the initiator."""
+
+    def _connect(self, resume: Session | None) -> Wire:
+        connection = socket.create_connection(("127.0.0.1", self.daemon.port), timeout=5)
+        return Wire(self.second.dial(resume), connection)
+
+
+class DaemonDials(Link):
+    """The daemon is the initiator, and resumes what it has."""
+
+    def _connect(self, resume: Session | None) -> Wire:
+        self.daemon.second_listens.setblocking(True)
+        self.daemon.second_listens.settimeout(35)
+        try:
+            connection, _ = self.daemon.second_listens.accept()
+        finally:
+            self.daemon.second_listens.setblocking(False)
+        return Wire(self.second.accept(), connection)
