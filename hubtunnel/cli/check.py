@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 
 from hubtunnel.cli.common import ANSWER_IS_NO, DONE, add_json, print_json, rfc3339
-from hubtunnel.cli.setup import CLOCK_MIN, DAY
 from hubtunnel.config import DEFAULT_PATH, Config, config_path, load_with_problems
 from hubtunnel.errors import CardError, ConfigError, KeyFileError
 from hubtunnel.identity import files, keyfiles
@@ -19,6 +18,7 @@ from hubtunnel.identity.card import SignedCard
 from hubtunnel.identity.chain import accept_first, accept_successor
 from hubtunnel.identity.pins import HubKeys, load_hub
 from hubtunnel.identity.state import State, StateError
+from hubtunnel.identity.windows import CLOCK_MIN, DAY
 from hubtunnel.protocol.constants import HOUR
 from hubtunnel.protocol.pair import LinkPublic, LinkSecret
 

@@ -20,12 +20,9 @@ from hubtunnel.errors import KeyFileError
 from hubtunnel.identity import files, fingerprint, keyfiles
 from hubtunnel.identity.card import FIRST_SERIAL, NO_CARD, Card, SignedCard, link_public
 from hubtunnel.identity.state import State, StateError
+from hubtunnel.identity.windows import CLOCK_MIN, ROTATE, WINDOW
 
-DAY = 86400
-WINDOW = 180 * DAY  # of a link key
-NEXT_AFTER = 30 * DAY  # until the next key's window begins
 BACKDATED = 3600  # a new key is good at once for peers whose clocks are behind
-CLOCK_MIN = 1735689600  # 2025-01-01: a clock before it was never set
 
 _Value = TypeVar("_Value")
 
@@ -162,7 +159,7 @@ def _make_state(folder: Path, name: str, now: int) -> SignedCard:
         with State.create(folder) as state:
             identity = keyfiles.new_identity()
             current = keyfiles.new_link_key(now - BACKDATED, now + WINDOW)
-            following = keyfiles.new_link_key(now + NEXT_AFTER, now + NEXT_AFTER + WINDOW)
+            following = keyfiles.new_link_key(now + ROTATE, now + ROTATE + WINDOW)
             card = Card.build(
                 name=name,
                 serial=FIRST_SERIAL,

@@ -81,14 +81,19 @@ def make_folder(path: Path, mode: int, owner: tuple[int, int] | None = None) -> 
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     path.mkdir(mode=mode)
-    path.chmod(mode)
-    if owner is not None:
-        os.chown(path, *owner)
+    own_folder(path, mode, owner)
     sync_folder(path.parent)
 
 
-def read_private(path: Path, what: str) -> bytes:
-    """The bytes of a file that only its owner may read.
+def own_folder(path: Path, mode: int, owner: tuple[int, int] | None) -> None:
+    """Give a folder its mode whatever the umask was, and its owner if one is named."""
+    path.chmod(mode)
+    if owner is not None:
+        os.chown(path, *owner)
+
+
+def read_private(path: Path, what: str, limit: int = PRIVATE_FILE_MAX) -> bytes:
+    """The bytes of a file that only its owner may read, at most `limit`.
 
     Raises `KeyFileError`, with the cure, when it is missing, not a plain file, another's, or open to others. Mode and
     owner are those of the file that was opened, so that nothing can be swapped in between.
@@ -101,14 +106,21 @@ def read_private(path: Path, what: str) -> bytes:
         problem = private_problem(path, os.fstat(descriptor), what)
         if problem:
             raise KeyFileError(problem)
-        data = os.read(descriptor, PRIVATE_FILE_MAX + 1)
+        data = _read_up_to(descriptor, limit + 1)
     except OSError as exc:
         raise KeyFileError(f"{path}: {what} cannot be read: {exc.strerror}") from exc
     finally:
         os.close(descriptor)
-    if len(data) > PRIVATE_FILE_MAX:
+    if len(data) > limit:
         raise KeyFileError(f"{path}: too large for {what}")
     return data
+
+
+def _read_up_to(descriptor: int, limit: int) -> bytes:
+    data = bytearray()
+    while len(data) < limit and (chunk := os.read(descriptor, limit - len(data))):
+        data += chunk
+    return bytes(data)
 
 
 def private_problem(path: Path, found: os.stat_result, what: str) -> str | None:

@@ -7,7 +7,8 @@
               {kind: "identity", opslimit, memlimit, sealed}    sealed: crypto.lock_with_passphrase over the msgpack
               [ed25519_seed, mldsa65_seed]; magic, format and kind are authenticated with it
 
-Files are 0600, never overwritten, and read only when owner and mode are right (`files.read_private`).
+Files are 0600, never overwritten but for a changed passphrase, and read only when owner and mode are right
+(`files.read_private`).
 """
 
 from __future__ import annotations
@@ -88,8 +89,8 @@ def read_link_key(path: Path) -> LinkSecret:
     return key
 
 
-def write_identity(path: Path, key: IdentitySecret, passphrase: bytes | None = None) -> None:
-    """Write an identity key to a new file, under a passphrase if one is given."""
+def write_identity(path: Path, key: IdentitySecret, passphrase: bytes | None = None, *, replace: bool = False) -> None:
+    """Write an identity key, under a passphrase if one is given; to a new file unless `replace` says otherwise."""
     if passphrase is None:
         fields: dict[str, Any] = {
             "kind": "identity",
@@ -102,7 +103,7 @@ def write_identity(path: Path, key: IdentitySecret, passphrase: bytes | None = N
             plain, passphrase, _authenticated("identity"), opslimit=OPSLIMIT, memlimit=MEMLIMIT
         )
         fields = {"kind": "identity", "opslimit": OPSLIMIT, "memlimit": MEMLIMIT, "sealed": sealed}
-    _write(path, fields)
+    _write(path, fields, replace=replace)
 
 
 def read_identity(path: Path, passphrase: Passphrase | None = None) -> IdentitySecret:
@@ -148,10 +149,10 @@ def _authenticated(kind: str) -> bytes:
     return MAGIC + bytes((FORMAT,)) + kind.encode("ascii")
 
 
-def _write(path: Path, fields: dict[str, Any]) -> None:
+def _write(path: Path, fields: dict[str, Any], *, replace: bool = False) -> None:
     data = MAGIC + bytes((FORMAT,)) + cast(bytes, msgpack.packb(fields, use_bin_type=True))
     try:
-        files.atomic_write(path, data, mode=files.PRIVATE_MODE, owner=files.state_owner(), replace=False)
+        files.atomic_write(path, data, mode=files.PRIVATE_MODE, owner=files.state_owner(), replace=replace)
     except FileExistsError:
         raise KeyFileError(f"{path}: there is a key already; private keys are never overwritten") from None
     except OSError as exc:

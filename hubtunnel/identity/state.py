@@ -5,7 +5,10 @@
     identity.key           the identity key, unless it lives on another machine
     keys/ID.key            own link keys, by id
     cards/SERIAL.card      own cards, all of them
+    identity-IDFP.key      the identity before or after that one, while a change of identity is under way
     peers/PIN.cards        the first and the latest accepted card of the peer pinned by PIN (hexadecimal)
+    peers/PIN.known        what that peer is known to hold of us (see `acknowledged`)
+    trail.jsonl            what was done to all these, and by whom (see `trail`)
 
 Cards are armoured text, which keeps their exact bytes. Every file is written atomically and flushed before a method
 that writes returns. Reading needs no lock.
@@ -63,6 +66,7 @@ class State:
             files.make_folder(folder, files.STATE_MODE, owner)
             if any(folder.iterdir()):
                 raise StateError(f"{folder}: is not empty; nothing is ever overwritten here")
+            files.own_folder(folder, files.STATE_MODE, owner)  # an empty one may have been there for anybody
             for name in _FOLDERS:
                 files.make_folder(folder / name, files.STATE_MODE, owner)
             # Last, so that a folder without it is one whose making was cut short.
@@ -153,6 +157,10 @@ class State:
         self._must_write()
         keyfiles.write_link_key(self.link_key_path(key.id), key)
 
+    def remove_link_key(self, key_id: bytes) -> bool:
+        """Delete an own link key; False when there was none. Flash memory may keep what a file held (THREATS.md)."""
+        return self.remove(self.link_key_path(key_id))
+
     # --- own cards ------------------------------------------------------------------------------------------
 
     def cards(self) -> list[SignedCard]:
@@ -190,6 +198,25 @@ class State:
         """Store what is accepted of a peer, whole, old or new at any point of a crash."""
         both = [cards.first] if cards.first.data == cards.latest.data else [cards.first, cards.latest]
         self._write(self.peer_path(pin), armour_all(both), replace=True)
+
+    # --- any file -------------------------------------------------------------------------------------------
+
+    def store(self, path: Path, text: str) -> None:
+        """Write a file of the state folder whole, old or new at any point of a crash. Raises `OSError`."""
+        self._must_write()
+        files.atomic_write(path, text.encode(), mode=files.PRIVATE_MODE, owner=files.state_owner())
+
+    def remove(self, path: Path) -> bool:
+        """Delete a file of the state folder, durably; False when there was none. Raises `StateError`."""
+        self._must_write()
+        try:
+            path.unlink()
+            files.sync_folder(path.parent)
+        except FileNotFoundError:
+            return False
+        except OSError as exc:
+            raise StateError(f"{path}: cannot be removed: {exc.strerror}") from exc
+        return True
 
     # --- inner ----------------------------------------------------------------------------------------------
 
