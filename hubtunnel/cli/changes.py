@@ -67,19 +67,23 @@ def _reload_daemon(config: Config, locked: StateLockedError) -> None:
 
 @contextlib.contextmanager
 def _applied(changes: Mapping[Path, bytes | None]) -> Iterator[None]:
-    before = {path: path.read_bytes() if path.exists() else None for path in changes}
+    """Make the changes; what was changed is put back when one of them, or the body, fails."""
+    undo: list[tuple[Path, bytes | None]] = []
     try:
-        _apply(changes)
+        for path, data in changes.items():
+            before = path.read_bytes() if path.exists() else None
+            _put(path, data)
+            undo.append((path, before))
         yield
     except BaseException:
-        _apply(dict(reversed(before.items())))
+        for path, before in reversed(undo):
+            _put(path, before)
         raise
 
 
-def _apply(changes: Mapping[Path, bytes | None]) -> None:
-    for path, data in changes.items():
-        if data is not None:
-            files.atomic_write(path, data)
-        elif path.exists():
-            path.unlink()
-            files.sync_folder(path.parent)
+def _put(path: Path, data: bytes | None) -> None:
+    if data is not None:
+        files.atomic_write(path, data)
+    elif path.exists():
+        path.unlink()
+        files.sync_folder(path.parent)

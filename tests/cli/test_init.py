@@ -74,6 +74,12 @@ def test_modes(a: Hub) -> None:
     assert stat.S_IMODE(a.config.stat().st_mode) == 0o644
 
 
+def test_an_empty_state_folder_that_is_there_is_made_private(tmp_path: Path) -> None:
+    (tmp_path / "a" / "state").mkdir(parents=True, mode=0o755)
+    assert run("init", "--name", "mx.a.example", "--dir", tmp_path / "a").status == 0
+    assert stat.S_IMODE((tmp_path / "a" / "state").stat().st_mode) == 0o700
+
+
 def test_never_overwrites(a: Hub) -> None:
     before = tree(a.folder)
     result = run("init", "--name", "other.example", "--dir", a.folder)
@@ -156,21 +162,41 @@ def test_as_root_the_state_belongs_to_the_service_user(tmp_path: Path, monkeypat
     assert given == {(name, 4711, 4712) for name in ("state", "keys", "cards", "peers", "file")}
 
 
+SERVICE_UID = 4711
+
+
 @pytest.mark.root
-def test_as_root_in_the_default_places(tmp_path: Path) -> None:
-    """In a mount namespace of its own, whose /etc and /var/lib are empty folders."""
+def test_as_root_in_the_default_places(tmp_path: Path, b: Hub) -> None:
+    """In a mount namespace of its own with a user `hubtunnel`, whose /etc/hubtunnel and /var/lib/hubtunnel are ours."""
     if os.geteuid() != 0:
         pytest.skip("mounts need root")
-    places = tmp_path / "etc", tmp_path / "lib"
-    for place in places:
-        place.mkdir()
-    script = (
-        f"mkdir -p /etc/hubtunnel /var/lib/hubtunnel && mount --bind {places[0]} /etc/hubtunnel"
-        f' && mount --bind {places[1]} /var/lib/hubtunnel && exec "$@"'
-    )
-    made = spawn("init", "--name", "mx.a.example", command=("unshare", "--mount", "sh", "-c", script, "sh"))
+    etc, lib = tmp_path / "etc", tmp_path / "lib"
+    mounts = []
+    for place, source in (("/etc/hubtunnel", etc), ("/var/lib/hubtunnel", lib)):
+        source.mkdir()
+        mounts.append(f"mkdir -p {place} && mount --bind {source} {place}")
+    for place, line in (
+        ("passwd", f"hubtunnel:x:{SERVICE_UID}:{SERVICE_UID}::/:/bin/false"),
+        ("group", f"hubtunnel:x:{SERVICE_UID}:"),
+    ):
+        kept = [each for each in Path("/etc", place).read_text().splitlines() if not each.startswith("hubtunnel:")]
+        (tmp_path / place).write_text("\n".join([*kept, line, ""]))
+        mounts.append(f"mount --bind {tmp_path / place} /etc/{place}")
+    inside = ("unshare", "--mount", "sh", "-c", " && ".join([*mounts, 'exec "$@"']), "sh")
 
+    made = spawn("init", "--name", "mx.a.example", command=inside)
     assert made.status == 0, made.err
-    assert 'state = "/var/lib/hubtunnel"' in (places[0] / "hubtunnel.toml").read_text()
-    assert (places[1] / "identity.key").exists()
     assert "--config" not in made.out
+    added = spawn("peer", "add", b.card, "--fingerprint", b.fingerprint, command=inside)
+    assert added.status == 0, added.err
+    checked = spawn("check", command=inside)
+    assert checked.status == 0, checked.out
+    assert {path.stat().st_uid for path in (lib, *lib.rglob("*"))} == {SERVICE_UID}
+    assert {path.stat().st_uid for path in (etc, *etc.rglob("*"))} == {0}
+    assert len(list((lib / "peers").iterdir())) == len(list((etc / "peers.d").glob("*.toml"))) == 1
+    next((lib / "keys").iterdir()).chmod(0o640)
+    os.chown(lib / "identity.key", 0, 0)
+    checked = spawn("check", command=inside)
+    assert checked.status == 1
+    assert "chmod 0600" in checked.out
+    assert "chown -R hubtunnel /var/lib/hubtunnel" in checked.out
