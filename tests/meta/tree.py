@@ -1,7 +1,8 @@
-"""The files of the project, as Git knows them, or as they lie here where there is no Git (an unpacked sdist)."""
+"""The files of the project, as Git knows them, or as they lie here where there is no Git or no clone of it."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ _NOT_OURS = {".git", ".venv", "dist", "build", "__pycache__"}
 @cache
 def files() -> tuple[Path, ...]:
     """Every file that belongs to the project, relative to `ROOT`."""
-    if (ROOT / ".git").exists():
+    if (ROOT / ".git").exists() and shutil.which("git"):
         listed = subprocess.run(
             ["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, timeout=30
         ).stdout.decode()
