@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ class Hub:
         self.directory = directory
         self._namespace = namespace
         self._child: Child | None = None
+        self._starts = 0
         init = ["init", "--name", name, "--dir", str(directory), "--listen", listen, "--deliver", deliver]
         run(*_COMMAND, *init, cwd=ROOT)
 
@@ -71,7 +74,8 @@ class Hub:
         return self.directory / "peers.d" / f"{peer.name}.toml"
 
     def start(self, *, loop: str = "uvloop") -> None:
-        log = self.directory / "run.log"
+        self._starts += 1
+        log = self.directory / f"run-{self._starts}.log"
         self._child = Child(f"hubtunnel of {self.name}", self._argv("run", "--loop", loop), log, cwd=ROOT)
 
     @property
@@ -117,3 +121,8 @@ class Hub:
     def stop(self) -> int:
         """By SIGTERM; the exit status of the daemon."""
         return self._child.stop() if self._child is not None else 0
+
+    def kill(self) -> None:
+        """By SIGKILL, as a crash ends it."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.stop()
