@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
+import importlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -45,8 +45,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"hubtunnel {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for group in _GROUPS:
-        if importlib.util.find_spec(f"hubtunnel.cli.{group}") is None:
-            continue
         importlib.import_module(f"hubtunnel.cli.{group}").register(commands)
     parser.set_defaults(config=None, traceback=False)
     for each in _with_subcommands(parser):
