@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -11,7 +12,7 @@ import msgspec
 from msgspec import NODEFAULT, Struct
 
 from hubtunnel.config import checks
-from hubtunnel.config.model import DEFAULT_PATH, PEERS_FOLDER, Config, Deliver, Peer, file_keys
+from hubtunnel.config.model import DEFAULT_PATH, PEERS_FOLDER, Config, Peer, file_keys
 from hubtunnel.config.values import HostName, Pin, decode_value, read_psk
 from hubtunnel.errors import ConfigError, KeyFileError
 
@@ -149,10 +150,7 @@ def _read_peer(file: Path, hub: Config, problems: list[str]) -> Peer | None:
         return peer
 
 
-def _unknown(key: str, keys: dict[str, Any], is_section: bool) -> str:
+def _unknown(key: str, keys: Mapping[str, Any], is_section: bool) -> str:
     what = "section" if is_section else "key"
     near = difflib.get_close_matches(key, keys, n=1)
     return f"unknown {what}" + (f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(keys)}")
-
-
-__all__ = ["ENVIRONMENT", "Deliver", "config_path", "load", "load_with_problems"]

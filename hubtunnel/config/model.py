@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -165,6 +167,7 @@ class Config(Struct, frozen=True, kw_only=True):
 DERIVED_FIELDS = frozenset({"path", "peers", "psk"})
 
 
-def file_keys(kind: type[Struct]) -> dict[str, msgspec.structs.FieldInfo]:
+@cache
+def file_keys(kind: type[Struct]) -> Mapping[str, msgspec.structs.FieldInfo]:
     """The keys that a file may hold for `kind`."""
     return {f.name: f for f in msgspec.structs.fields(kind) if f.name not in DERIVED_FIELDS}
