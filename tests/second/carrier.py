@@ -46,6 +46,7 @@ class Carrier:
         self.closed = False
         """No more is sent or read on it."""
         self.on_close: list[Callable[[], None]] = []
+        self.answers_pings = True
         self.pongs: list[bytes] = []
         self.pings_answered = 0
         self.acks: list[int] = []
@@ -149,7 +150,7 @@ class Carrier:
         elif kind == records.ACK:
             self.acks.append(number(data))
             session.acknowledged(number(data))
-        elif kind == records.PING:
+        elif kind == records.PING and self.answers_pings:
             self.pings_answered += 1
             self.send(records.PONG, data)
         elif kind == records.PONG:
@@ -336,8 +337,6 @@ class Responder(Carrier):
         self._superseded_root: int | None = None
         """RS9: index of the root that goes with the initiator's next record."""
         self.steps_done = 0
-        self.refuse_resume = False
-        """Answer the next RESUME with status 0, as a hub that has lost the session does."""
 
     def _traffic(self, keys: Keys, epoch: int) -> tuple[Traffic, Traffic]:
         return Traffic(keys.t_r, epoch), Traffic(keys.t_i, epoch)
@@ -398,7 +397,7 @@ class Responder(Carrier):
         """RS6; False is status 0."""
         session = self.hub.sessions.get(data[:16])
         index, received, base = number(data[16:24]), number(data[24:32]), number(data[32:40])
-        if session is None or session.initiator or session.over or session.peer_boot != boot or self.refuse_resume:
+        if session is None or session.initiator or session.over or session.peer_boot != boot:
             return False
         if index not in session.roots:
             return False

@@ -132,9 +132,25 @@ class Wire:
         if readable:
             self._read()
 
-    def _read(self) -> None:
+    def until_sent(self, count: int) -> None:
+        """Send so many bytes of the output, which may end inside a record, and read nothing."""
+        assert len(self.carrier.out) > count
+        self._socket.settimeout(DEADLINE)
+        self._socket.sendall(self.carrier.out[:count])
+        self._socket.setblocking(False)
+        del self.carrier.out[:count]
+
+    def until_received(self, fact: Callable[[], object]) -> None:
+        """Read, a little at a time, and send nothing, until `fact` holds: what is behind it stays unread."""
+        end = time.monotonic() + DEADLINE
+        while not fact():
+            readable, _, _ = select.select([self._socket], [], [], max(0, end - time.monotonic()))
+            assert readable, f"not within {DEADLINE:g} s; received: {self.carrier.log[-12:]}"
+            self._read(1000)
+
+    def _read(self, most: int = 65536) -> None:
         try:
-            data = self._socket.recv(65536)
+            data = self._socket.recv(most)
         except ConnectionResetError:
             data = b""
         if data:
