@@ -502,10 +502,10 @@ def test_every_bit_of_M1() -> None:
 
 
 def test_every_byte_of_M2() -> None:
-    """Any flip in M2 ends the dial with `auth` (implicit rejection: nothing is told apart)."""
+    """A flip in any byte of M2 ends the dial with `auth` (implicit rejection: nothing is told apart)."""
     initiator = ALICE.dial(BOB)
     m2 = feed(BOB.accept(BOB.listen(ALICE)), initiator.data_to_send())
-    for at, bit in flips(c.M2_LEN, M2.offsets):
+    for at, bit in flips(c.M2_LEN, {}):
         other = twin(initiator)
         assert feed(other, flipped(m2, at, bit)) == b""
         assert other.failed == "auth", f"byte {at}, bit {bit}"

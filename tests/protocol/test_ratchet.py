@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import pytest
@@ -420,20 +421,23 @@ def test_RT8_refused_key_in_RK1(field: str, value: bytes) -> None:
 def test_RT8_every_bit_of_RK3() -> None:
     """Any flip in RK3: drop; R stays with both roots, in the old epoch."""
     puppet = Puppet()
+    line = puppet.up(hub_dials=False)
+    roots = puppet.roots(line)
+    line.send(Record.RK1, puppet.offer(line, roots))
+    (rk2,) = [data for kind, data in line.take() if kind is Record.RK2]
+    rk3, _ = puppet.confirm(line, roots, rk2)
+    theirs = line.session._stepper.ratchet
     for bit in range(256):
-        line = puppet.up(hub_dials=False)
-        roots = puppet.roots(line)
-        line.send(Record.RK1, puppet.offer(line, roots))
-        (rk2,) = [data for kind, data in line.take() if kind is Record.RK2]
-        rk3, _ = puppet.confirm(line, roots, rk2)
         bad = bytearray(rk3)
         bad[bit // 8] ^= 1 << bit % 8
-        session = line.session
-        line.send(Record.RK3, bytes(bad))
-        assert line.dropped
-        assert sorted(session.roots) == [0, 1]
-        puppet.hub.link.close(Code.DONE, puppet.now)
-        puppet.pump()
+        other = copy.copy(theirs)
+        with pytest.raises(ProtocolError):
+            other.read_rk3(bytes(bad))
+        assert sorted(other.roots) == [0, 1]
+    assert copy.copy(theirs).read_rk3(rk3), "control"
+    line.send(Record.RK3, bytes(bad))
+    assert line.dropped
+    assert sorted(line.session.roots) == [0, 1]
 
 
 # --- time and limits ----------------------------------------------------------------------------------------------
