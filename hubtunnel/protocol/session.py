@@ -336,7 +336,6 @@ class Session:
         self.phase = Phase.UP
         received = RESUMED.get_int(data, "received_offset")
         if not self._offsets_fit(received, RESUMED.get_int(data, "send_base")):
-            carrier.silent = False
             self.fail(ProtocolError("RESUMED with offsets that cannot be"), now)
             return
         self._send.rewind(received)
@@ -409,7 +408,7 @@ class Session:
         missing = sorted(set(requires) - set(self._env.settings.capabilities))
         if missing:
             raise ProtocolError(
-                f"the peer (hubtunnel {version}) requires what this version lacks: {frames.printable(', '.join(missing))}",
+                f"the peer (hubtunnel {version}) requires what is lacking here: {frames.printable(', '.join(missing))}",
                 "required_capability",
             )
         self.greeted = True
@@ -525,9 +524,10 @@ class Session:
         if self.phase in (Phase.CLOSING, Phase.ENDED):
             return
         carrier = self.carrier
-        if carrier is None or carrier.silent:
+        if carrier is None or self._awaited is Record.RESUMED:
             self.end(code, text, now)
             return
+        carrier.silent = False  # RK1 that is still being made does not come any more
         self._end_code, self._end_text = code, text
         self._mux.reset_all(code)
         self._stepper.give_up_job()
