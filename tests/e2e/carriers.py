@@ -29,6 +29,11 @@ class Carrier:
     secret: bool
     hubs: tuple[Hub, ...] = ()
 
+    def wait_until_idle(self) -> None:
+        """Until no stream is open on either hub: what SMTP has ended must not stay behind in the tunnel."""
+        for hub in self.hubs:
+            hub.wait_until_idle()
+
 
 @contextmanager
 def plain_carrier(lab: Laboratory, *, deliver: Address = INBOUND, proxy: bool = True) -> Iterator[Carrier]:
@@ -107,7 +112,7 @@ def _at_once(*works: Callable[[], T]) -> list[T]:
 
 @contextmanager
 def _running(hubs: Sequence[Hub], loop_name: str) -> Iterator[None]:
-    """Both daemons, from the session's first moment until no stream is open any more."""
+    """Both daemons, from the session's first moment on."""
     with ExitStack() as stack:
         # The one that may only be dialled comes first, and is there when the other one dials.
         for hub in reversed(hubs):
@@ -117,8 +122,6 @@ def _running(hubs: Sequence[Hub], loop_name: str) -> Iterator[None]:
         for hub in hubs:
             hub.wait_until_up()
         yield
-        for hub in hubs:
-            hub.wait_until_idle()
 
 
 def text_of(address: Address) -> str:

@@ -112,6 +112,7 @@ def test_no_session_notices_ten_cuts(lab: Laboratory, loop_name: str) -> None:
         lab.wait_for_arrivals(lab.b, to_b)
         lab.wait_for_arrivals(lab.a, to_a)
         lab.wait_until_quiet()
+        carrier.wait_until_idle()
         for hub in carrier.hubs:
             status = hub.peer_status()
             assert status["session"]["id"] == session

@@ -57,6 +57,7 @@ def test_letters_both_ways_at_once_arrive_whole_and_unreadable(lab: Laboratory, 
         lab.wait_for_arrivals(lab.b, to_b)
         lab.wait_for_arrivals(lab.a, to_a)
         lab.wait_until_quiet()
+        carrier.wait_until_idle()
 
     assert lab.arrivals(lab.b) == expected_arrivals(to_b)
     assert lab.arrivals(lab.a) == expected_arrivals(to_a)
