@@ -225,7 +225,7 @@ class Initiator(Carrier):
         session = self._new_session(initiator=True, boot=None)
         self.session = session
         session.send = self.send
-        session.streams.send_hello()
+        session.streams.send_hello(hub.requires)
         session.streams.send_card_have()
 
     def _send_resume(self, session: Session) -> None:
@@ -270,7 +270,7 @@ class Initiator(Carrier):
             session.roots = {}
             fresh = self._new_session(initiator=True, boot=boot)
             self._adopt(fresh)
-            fresh.streams.send_hello()
+            fresh.streams.send_hello(self.hub.requires)
             fresh.streams.send_card_have()
             return
         index = session.index
@@ -390,7 +390,7 @@ class Responder(Carrier):
         else:
             self.send(records.RESUMED, u8(0) + self.hub.boot + bytes(48))
         session.flush()
-        session.streams.send_hello()
+        session.streams.send_hello(self.hub.requires)
         session.streams.send_card_have()
 
     def _resume(self, data: bytes, boot: bytes) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from tests.e2e.hubs import Hub as RealHub
+from tests.e2e.processes import wait_until
 from tests.second import card as cards
 from tests.second import tcp
 from tests.second.hub import Hub, Wire
@@ -30,17 +33,20 @@ class Daemon(RealHub):
         super().__init__("real.example", directory, listen=listen, deliver=deliver, namespace=None)
         self._made_config = self.config.read_text()
         self._pin(f"127.0.0.1:{self.second_port}" if dials else None)
-        self._card = cards.from_text(self._command("card"))
+        self.card = cards.from_text(self._command("card"))
 
     def run(self, session: str) -> None:
         """Start, with these lines in the section `[session]` of the configuration."""
         self.config.write_text(self._made_config.replace("[session]\n", f"[session]\n{session}\n"))
         (self.directory / "run.log").unlink(missing_ok=True)
-        self.second.peer = self._card
+        self.second.peer = self.card
         self.second.start_process()
         self.mta, self.second_listens = tcp.listener(self.mta_port), tcp.listener(self.second_port)
         self.start()
         self.wait_until_started()
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
 
     def end(self) -> None:
         """Stop, and close whatever the run has left open."""
@@ -84,6 +90,15 @@ class Link:
     def _poll(self) -> None:
         for end in self.daemon.ends:
             end.poll()
+
+    def wait(self, fact: Callable[[], object], what: str) -> None:
+        """For a fact about the daemon's other side alone."""
+
+        def look() -> object:
+            self._poll()
+            return fact()
+
+        wait_until(look, what)
 
     def client(self) -> tcp.End:
         """One that hands mail for us to the daemon, as its MTA would."""

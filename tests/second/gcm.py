@@ -85,7 +85,7 @@ class AesGcm:
 
     def __init__(self, key: bytes) -> None:
         self._round_keys = _expand_key(key)
-        self._times_h = self._make_times_h(int.from_bytes(self._block(bytes(16)), "big"))
+        self._times_h = self._make_times_h(self._block(0, 0, 0, 0))
 
     @staticmethod
     def _make_times_h(h: int) -> list[int]:
@@ -101,10 +101,10 @@ class AesGcm:
             table[byte] = table[byte ^ lowest] ^ table[lowest]
         return table
 
-    def _block(self, block: bytes) -> bytes:
-        """AES of one block, FIPS 197, 5.1."""
-        first, *middle, last = self._round_keys
-        a, b, c, d = (word ^ key for word, key in zip(struct.unpack(">4I", block), first, strict=True))
+    def _block(self, a: int, b: int, c: int, d: int) -> int:
+        """AES of one block of four words, FIPS 197, 5.1."""
+        (k0, k1, k2, k3), *middle, last = self._round_keys
+        a, b, c, d = a ^ k0, b ^ k1, c ^ k2, d ^ k3
         for k0, k1, k2, k3 in middle:
             a, b, c, d = (
                 _T0[a >> 24] ^ _T1[b >> 16 & 255] ^ _T2[c >> 8 & 255] ^ _T3[d & 255] ^ k0,
@@ -112,13 +112,16 @@ class AesGcm:
                 _T0[c >> 24] ^ _T1[d >> 16 & 255] ^ _T2[a >> 8 & 255] ^ _T3[b & 255] ^ k2,
                 _T0[d >> 24] ^ _T1[a >> 16 & 255] ^ _T2[b >> 8 & 255] ^ _T3[c & 255] ^ k3,
             )
-        words = (a, b, c, d)
-        out = bytes(_SBOX[words[(i // 4 + i % 4) % 4] >> 24 - 8 * (i % 4) & 255] for i in range(16))
-        return bytes(x ^ y for x, y in zip(out, struct.pack(">4I", *last), strict=True))
+        s = _SBOX
+        out = 0
+        for key, w, x, y, z in zip(last, (a, b, c, d), (b, c, d, a), (c, d, a, b), (d, a, b, c), strict=True):
+            out = out << 32 | key ^ (s[w >> 24] << 24 | s[x >> 16 & 255] << 16 | s[y >> 8 & 255] << 8 | s[z & 255])
+        return out
 
     def _counter_mode(self, nonce: bytes, data: bytes) -> bytes:
+        a, b, c = struct.unpack(">3I", nonce)
         blocks = (len(data) + 15) // 16
-        stream = b"".join(self._block(nonce + (2 + i).to_bytes(4, "big")) for i in range(blocks))[: len(data)]
+        stream = b"".join(self._block(a, b, c, 2 + i).to_bytes(16, "big") for i in range(blocks))[: len(data)]
         return (int.from_bytes(data, "big") ^ int.from_bytes(stream, "big")).to_bytes(len(data), "big")
 
     def _tag(self, nonce: bytes, sealed: bytes, associated: bytes) -> bytes:
@@ -132,7 +135,7 @@ class AesGcm:
                 product = product >> 8 ^ _REDUCTION[product & 255] ^ table[state & 255]
                 state >>= 8
             state = product
-        mask = int.from_bytes(self._block(nonce + b"\0\0\0\1"), "big")
+        mask = self._block(*struct.unpack(">3I", nonce), 1)
         return (state ^ mask).to_bytes(TAG, "big")
 
     def seal(self, nonce: bytes, data: bytes, associated: bytes) -> bytes:

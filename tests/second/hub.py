@@ -36,6 +36,8 @@ class Hub:
         now = int(time.time())
         self.card = cards.issue(self.identity, name, self.keys, issued=now - 600, not_after=now + 86400)
         self.psk = NO_PSK
+        self.requires: list[str] = []
+        """Capabilities that our HELLO insists on."""
         self.peer: Card | None = None
         self.start_process()
 
@@ -161,6 +163,10 @@ class Wire:
     def until_ended(self, *, deadline: float = DEADLINE) -> None:
         """Until the peer has ended the connection."""
         self.until(lambda: self.ended, "the end of the carrier", deadline=deadline)
+
+    def move(self) -> None:
+        """Send and receive what can be at once."""
+        self._turn(0)
 
     def flush(self) -> None:
         self.until(lambda: True, "all output to leave")

@@ -103,8 +103,8 @@ class Streams:
     def send_frame(self, kind: int, stream: int, payload: bytes = b"") -> None:
         self._write(u8(kind) + u32(stream) + u16(len(payload)) + payload)
 
-    def send_hello(self, requires: list[str] | None = None) -> None:
-        fields = {"version": "second 1", "capabilities": self.capabilities, "requires": requires or []}
+    def send_hello(self, requires: list[str]) -> None:
+        fields = {"version": "second 1", "capabilities": self.capabilities, "requires": requires}
         self.send_frame(HELLO, 0, pack(fields))
 
     def send_card_have(self) -> None:
