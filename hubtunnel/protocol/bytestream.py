@@ -125,6 +125,11 @@ class ReceiveCount:
         elif self.ack_at is None and n:
             self.ack_at = now + c.ACK_DELAY
 
+    @property
+    def unsaid(self) -> bool:
+        """Whether the peer does not know yet how far we are."""
+        return self._unacked > 0
+
     def said(self) -> int:
         """An ACK (or RESUME, RESUMED) goes out now: the offset that it carries."""
         self.due = False

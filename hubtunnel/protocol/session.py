@@ -35,7 +35,7 @@ from hubtunnel.protocol.events import (
 from hubtunnel.protocol.handshake import Established
 from hubtunnel.protocol.mux import Mux
 from hubtunnel.protocol.stepping import Stepper
-from hubtunnel.protocol.wire import RESUME, RESUMED, START, STARTED
+from hubtunnel.protocol.wire import RESUME, RESUMED, START, STARTED, u64
 
 
 class Phase(Enum):
@@ -536,8 +536,10 @@ class Session:
         self._queue_close(carrier)
 
     def _queue_close(self, carrier: Carrier) -> None:
-        """CL1: after CLOSE nothing more is sent."""
-        carrier.queue(Record.CLOSE, bytes((self._end_code & 0xFF,)) + self._send.end.to_bytes(8, "big"))
+        """CL1: what was received is said before, since after CLOSE nothing more is sent."""
+        if self._count.unsaid:
+            carrier.queue(Record.ACK, u64(self._count.said()))
+        carrier.queue(Record.CLOSE, bytes((self._end_code & 0xFF,)) + u64(self._send.end))
         carrier.hush()
 
     def _close_received(self, carrier: Carrier, code: int, final: int, now: float) -> None:
