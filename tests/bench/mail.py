@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -12,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.bench.floor import below_floor, read_floors
-from tests.bench.loads import INSTALL, LOADS, PROGRAMS
-from tests.bench.measure import Figure, Run, figures, measure, report
+from tests.bench.loads import INSTALL, LOADS
+from tests.bench.measure import Figure, Run, figures, measure, programs_of, report
 from tests.bench.pairs import PAIRS, REFERENCE
+from tests.e2e.processes import missing
 
 RESULTS = Path(__file__).with_name("results")
 
@@ -30,9 +30,9 @@ def main() -> int:
     pairs = [PAIRS[name] for name in options.pairs or (SHORT_PAIRS if options.short else PAIRS)]
     loads = [LOADS[name] for name in options.loads or (SHORT_LOADS if options.short else LOADS)]
     rounds = options.rounds or (SHORT_ROUNDS if options.short else 5)
-    missing = [p for p in PROGRAMS if shutil.which(p) is None] + [p for pair in pairs for p in pair.missing]
-    if missing:
-        print(f"{', '.join(missing)} not found: {INSTALL}", file=sys.stderr)
+    absent = missing(programs_of(pairs))
+    if absent:
+        print(f"{', '.join(absent)} not found: {INSTALL}", file=sys.stderr)
         return 2
     screen = Console(stderr=True)
 

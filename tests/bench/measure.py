@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.bench.loads import Load
+from tests.bench.loads import PROGRAMS, Load
 from tests.bench.pairs import REFERENCE, Pair, Place, accepts, cpu_seconds
 from tests.e2e.processes import Child, run
 
@@ -57,6 +57,11 @@ class Figure:
     cpu_us_per_message: float
     speed_ratio: float | None
     cpu_ratio: float | None
+
+
+def programs_of(pairs: Sequence[Pair]) -> list[str]:
+    """What must be installed to measure these."""
+    return [*PROGRAMS, *(program for pair in pairs for program in pair.programs)]
 
 
 def measure(

@@ -6,7 +6,6 @@ A further peer is one more function here and one more line in PAIRS.
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -36,10 +35,6 @@ class Pair:
     text: str
     start: Callable[[Place], AbstractContextManager[tuple[int, ...]]]
     programs: tuple[str, ...] = ()
-
-    @property
-    def missing(self) -> list[str]:
-        return [program for program in self.programs if shutil.which(program) is None]
 
 
 def cpu_seconds(pids: tuple[int, ...]) -> float:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 
 import pytest
 
 from tests.bench.floor import Floor, below_floor, read_floors
-from tests.bench.loads import INSTALL, LOADS, PROGRAMS
+from tests.bench.loads import INSTALL, LOADS
 from tests.bench.mail import SHORT_LOADS, SHORT_PAIRS, SHORT_ROUNDS, SHORT_SHARE
-from tests.bench.measure import Figure, Run, figures, measure
+from tests.bench.measure import Figure, Run, figures, measure, programs_of
 from tests.bench.pairs import PAIRS
+from tests.e2e.processes import missing
 
 
 def run(number: int, pair: str, seconds: float) -> Run:
@@ -45,9 +45,9 @@ def test_a_missed_floor_is_told() -> None:
 def test_messages_per_second_stay_above_the_floor() -> None:
     """The short form of the benchmark, for real."""
     pairs = [PAIRS[name] for name in SHORT_PAIRS]
-    programs = [*PROGRAMS, *(program for pair in pairs for program in pair.programs)]
-    if any(shutil.which(program) is None for program in programs):
-        pytest.skip(f"needs {', '.join(programs)}: {INSTALL}")
+    absent = missing(programs_of(pairs))
+    if absent:
+        pytest.skip(f"needs {', '.join(absent)}: {INSTALL}")
     runs = measure(pairs, [LOADS[name] for name in SHORT_LOADS], rounds=SHORT_ROUNDS, share=SHORT_SHARE)
 
     assert below_floor(figures(runs), read_floors()) == [], f"load average {os.getloadavg()}"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+
+ENVIRONMENT = {**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
+"""Of everything that is started: mail servers stand where an ordinary user's PATH does not lead."""
 
 POLL = 0.02
 """Seconds between two looks at a fact."""
@@ -46,6 +50,7 @@ class Child:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=cwd,
+                env=ENVIRONMENT,
                 start_new_session=True,
             )
 
@@ -88,10 +93,22 @@ class Child:
         return self._process.wait()
 
 
+def missing(programs: Iterable[str]) -> list[str]:
+    """Those that are not installed."""
+    return [program for program in programs if shutil.which(program, path=ENVIRONMENT["PATH"]) is None]
+
+
 def run(*argv: str, deadline: float = 30.0, cwd: Path | None = None) -> str:
     """Run a command to its end and return its standard output; a failure raises with all that it printed."""
     done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=deadline, check=False, cwd=cwd
+        argv,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=deadline,
+        check=False,
+        cwd=cwd,
+        env=ENVIRONMENT,
     )
     if done.returncode != 0:
         raise AssertionError(f"`{' '.join(argv)}` ended with status {done.returncode}\n{done.stdout}{done.stderr}")
