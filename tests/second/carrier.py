@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.second import records
 from tests.second.kdf import number, same, u8, u64
-from tests.second.keys import HOUR, Pair
+from tests.second.keys import Pair
 from tests.second.records import Drop, Receiver, Traffic
 from tests.second.schedule import (
     M1_LEN,
@@ -47,6 +47,7 @@ class Carrier:
         """No more is sent or read on it."""
         self.on_close: list[Callable[[], None]] = []
         self.answers_pings = True
+        self.answers_close = True
         self.pongs: list[bytes] = []
         self.pings_answered = 0
         self.acks: list[int] = []
@@ -133,8 +134,9 @@ class Carrier:
         session = self.session
         assert session is not None
         if kind == records.CLOSE:
-            session.peer_closed(data)
-            self.closing = True
+            if self.answers_close:
+                session.peer_closed(data)
+                self.closing = True
             return
         if kind in (records.RK1, records.RK2, records.RK3):
             self._ratchet(kind, data)
@@ -192,7 +194,7 @@ class Initiator(Carrier):
         self._resume_record = b""
         self._pair = hub.pair(dials=True)
         self._offer = Offer(self._pair.own, self._pair.peer)
-        self._m1 = make_m1(self._pair, int(time.time()) // HOUR, self._offer.shares)
+        self._m1 = make_m1(self._pair, hub.hour(), self._offer.shares)
         self.out += self._m1
         self._step: tuple[Offer, bytes, Chain] | None = None
         self._turning = False
@@ -357,7 +359,7 @@ class Responder(Carrier):
             self.receiver.buffer += buffer[M3_LEN:]
 
     def _find(self, m1: bytes) -> tuple[Pair, bytes]:
-        hour = int(time.time()) // HOUR
+        hour = self.hub.hour()
         for pair in self.hub.pairs_as_responder():
             if m1[1:17] in [pair.hint(hour + shift) for shift in (-1, 0, 1)]:
                 return pair, open_m1(pair, range(hour - 1, hour + 2), m1)

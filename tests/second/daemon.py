@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.e2e.hubs import Hub as RealHub
@@ -44,6 +45,20 @@ class Daemon(RealHub):
         self.mta, self.second_listens = tcp.listener(self.mta_port), tcp.listener(self.second_port)
         self.start()
         self.wait_until_started()
+
+    @contextmanager
+    def psk(self, psk: bytes) -> Iterator[None]:
+        """A pre-shared key of the peer, for runs that begin inside."""
+        peer_file = self.directory / "peers.d" / f"{self.second.name}.toml"
+        before = peer_file.read_text()
+        key_file = self.directory / "psk"
+        key_file.touch(mode=0o600)
+        key_file.write_text(psk.hex() + "\n")
+        peer_file.write_text(f'{before}psk_file = "{key_file}"\n')
+        try:
+            yield
+        finally:
+            peer_file.write_text(before)
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)

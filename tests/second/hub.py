@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from tests.second import card as cards
 from tests.second.card import Card
 from tests.second.carrier import Carrier, Initiator, Responder
-from tests.second.keys import NO_PSK, Identity, LinkKey, Pair, fingerprint_text
+from tests.second.keys import HOUR, NO_PSK, Identity, LinkKey, Pair, fingerprint_text
 from tests.second.session import Session
 
 DEADLINE = 20.0
@@ -36,6 +36,8 @@ class Hub:
         now = int(time.time())
         self.card = cards.issue(self.identity, name, self.keys, issued=now - 600, not_after=now + 86400)
         self.psk = NO_PSK
+        self.hours_off = 0
+        """How many hours our clock is ahead."""
         self.requires: list[str] = []
         """Capabilities that our HELLO insists on."""
         self.peer: Card | None = None
@@ -63,6 +65,10 @@ class Hub:
     def peer_card(self) -> Card:
         assert self.peer is not None, "no card of the peer was taken up"
         return self.peer
+
+    def hour(self) -> int:
+        """PC6, by our own clock."""
+        return int(time.time()) // HOUR + self.hours_off
 
     def next_dial(self) -> int:
         self._dial += 1
@@ -104,6 +110,9 @@ class Wire:
         self._socket.setblocking(False)
         self.ended = False
         """The peer ended the connection."""
+        self.bytes_received = 0
+        self.deaf = False
+        """Count what comes, and do not look at it."""
         self.poll_others: Callable[[], None] = lambda: None
         """Looks after whatever else must move while something is awaited here."""
         carrier.on_close.append(self._socket.close)
@@ -155,7 +164,10 @@ class Wire:
             data = self._socket.recv(most)
         except ConnectionResetError:
             data = b""
-        if data:
+        self.bytes_received += len(data)
+        if data and self.deaf:
+            pass
+        elif data:
             self.carrier.feed(data)
         else:
             self.ended = True

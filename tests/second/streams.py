@@ -94,6 +94,8 @@ class Streams:
         """Code and last stream of the newest GOAWAY received."""
         self.card_have: list[tuple[int, bytes]] = []
         self.card_acks: list[tuple[int, bytes]] = []
+        self.card_naks: list[tuple[int, int]] = []
+        """Serial and code."""
         self.peer_cards = [peer_card]
         """Cards of the peer: the one that was there first, then those that it sent."""
         self._part = bytearray()
@@ -206,6 +208,8 @@ class Streams:
             self.card_have.append((number(payload[:8]), payload[8:]))
         elif kind == CARD_ACK:
             self.card_acks.append((number(payload[:8]), payload[8:]))
+        elif kind == CARD_NAK:
+            self.card_naks.append((number(payload[:8]), number(payload[8:])))
         elif kind == CARD_PART:
             self._card_part(payload)
         else:

@@ -42,19 +42,27 @@ def test_our_fault_is_answered_by_close(link: Link) -> None:
     check_closed(wire, streams.PROTOCOL)
 
 
-def test_a_capability_that_the_daemon_has_not(make_link: MakeLink) -> None:
+def test_a_capability_that_the_daemon_has_not(make_link: MakeLink, monkeypatch: pytest.MonkeyPatch) -> None:
     link = make_link(WeDial)
+    monkeypatch.setattr(link.second, "requires", ["time travel"])
     wire = link.connect()
-    link.second.requires = ["time travel"]
-    try:
-        check_closed_when_up(wire)
-    finally:
-        link.second.requires = []
-
-
-def check_closed_when_up(wire: Wire) -> None:
     wire.until(lambda: wire.carrier.session is not None, "the handshake")
     check_closed(wire, streams.REQUIRED_CAPABILITY)
+
+
+def test_a_close_that_we_did_not_see_is_sent_again(make_link: MakeLink) -> None:
+    """CL3: the responder closed the session, the carrier was lost before the answer: it can be resumed once more."""
+    link = make_link(WeDial)
+    wire = link.connect().up()
+    session = wire.session
+    wire.carrier.answers_close = False
+    session.streams.send_frame(0x7F, 0)
+    wire.until(lambda: wire.carrier.log[-1][0] == "CLOSE", "CLOSE")
+    wire.cut()
+    again = link.connect(session)
+    again.until(lambda: again.carrier.up, "RESUMED")
+    check_closed(again, streams.PROTOCOL)
+    assert [name for name, _, _ in again.carrier.log] == ["RESUMED", "CLOSE"]
 
 
 @ROLES
