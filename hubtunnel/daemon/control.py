@@ -87,18 +87,29 @@ def request(path: Path | str, command: str, *, timeout: float = CLIENT_TIMEOUT, 
         except OSError as exc:
             raise ControlUnavailable(f"the daemon at {path} went away: {exc.strerror or exc}") from exc
     if not answer.get("ok"):
-        raise ControlRefused(str(answer.get("error", "refused")), [str(p) for p in answer.get("problems", [])])
+        raise ControlRefused(answer.get("error", "refused"), answer.get("problems"))
     return answer
 
 
 def _read_message(sock: socket.socket, deadline: float) -> Answer:
     (length,) = _LENGTH.unpack(_read_exactly(sock, _LENGTH.size, deadline))
     if length > ANSWER_MAX:
-        raise ControlUnavailable("what answers at the control socket is not this version of hubtunnel")
-    answer = msgpack.unpackb(_read_exactly(sock, length, deadline))
-    if not isinstance(answer, dict):
-        raise ControlUnavailable("what answers at the control socket is not this version of hubtunnel")
+        raise _not_ours()
+    body = _read_exactly(sock, length, deadline)
+    try:
+        answer = msgpack.unpackb(body)
+    except (ValueError, msgpack.UnpackException):
+        raise _not_ours() from None
+    if not isinstance(answer, dict) or not isinstance(answer.get("error", ""), str):
+        raise _not_ours()
+    problems = answer.get("problems", [])
+    if not isinstance(problems, list) or not all(isinstance(problem, str) for problem in problems):
+        raise _not_ours()
     return cast(Answer, answer)
+
+
+def _not_ours() -> ControlUnavailable:
+    return ControlUnavailable("what answers at the control socket is not this version of hubtunnel")
 
 
 def _read_exactly(sock: socket.socket, n: int, deadline: float) -> bytes:
@@ -198,17 +209,17 @@ class ControlServer:
         except (OSError, EOFError, TimeoutError):
             return  # whoever asked is gone
         finally:
-            self._connections.discard(task)
             writer.close()
             with suppress(OSError):
                 await writer.wait_closed()
+            self._connections.discard(task)
 
     async def _answer(self, reader: asyncio.StreamReader) -> Answer:
         try:
             asked = await asyncio.wait_for(_read_request(reader), READ_TIMEOUT)
-            handler = self._handlers.get(str(asked.get("command")))
+            handler = self._handlers.get(asked["command"])
             if handler is None:
-                return {"ok": False, "error": f"the running daemon knows no command {asked.get('command')!r}"}
+                return {"ok": False, "error": f"the running daemon knows no command {asked['command'][:40]!r}"}
             return {"ok": True, **await handler(asked)}
         except ConfigError as exc:
             return {"ok": False, "error": "the configuration has mistakes", "problems": exc.problems}
@@ -232,6 +243,8 @@ async def _read_request(reader: asyncio.StreamReader) -> dict[str, Any]:
         raise HubtunnelError("request is not msgpack") from None
     if not isinstance(asked, dict) or not all(isinstance(key, str) for key in asked):
         raise HubtunnelError("request is not a map")
+    if not isinstance(asked.get("command"), str):
+        raise HubtunnelError("request names no command")
     return asked
 
 

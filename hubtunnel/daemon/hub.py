@@ -83,10 +83,11 @@ class Hub:
         """Start, serve until asked to stop, drain. Raises `HubtunnelError` when it cannot start."""
         self._loop.set_exception_handler(self._on_loop_exception)
         try:
-            await self.start()
+            # Before READY: a supervisor may ask for the end as soon as it has heard of the beginning.
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._loop.add_signal_handler(number, self.stop)
             self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+            await self.start()
             await self._stop_asked.wait()
             await self.drain()
         finally:

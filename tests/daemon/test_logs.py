@@ -34,8 +34,7 @@ def record(**fields: object) -> logging.LogRecord:
 def test_text() -> None:
     line = TextFormatter(False).format(record(peer="mx.b.example", why='say "x"', seconds=0.5, dialled=True))
     assert line == (
-        "2026-11-22T02:00:00.250Z warning carrier_up peer=mx.b.example"
-        ' why="say \\"x\\"" seconds=0.5 dialled=yes'
+        '2026-11-22T02:00:00.250Z warning carrier_up peer=mx.b.example why="say \\"x\\"" seconds=0.5 dialled=yes'
     )
 
 

@@ -68,7 +68,7 @@ def test_known_addresses_are_bounded() -> None:
 
 def test_one_source_holds_sixteen() -> None:
     admission = Admission(256)
-    slots = [admission.admit("2001:db8::%d" % n, 0.0) for n in range(PER_SOURCE + 1)]
+    slots = [admission.admit(f"2001:db8::{n}", 0.0) for n in range(PER_SOURCE + 1)]
     assert slots[-1] is None
     assert all(slots[:-1])
     assert isinstance(slots[0], Slot)

@@ -1,0 +1,242 @@
+"""Reload: whole or not at all, and nothing that did not change is touched."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from hubtunnel.daemon.hub import Hub
+from hubtunnel.errors import ConfigError
+from tests.conftest import RunLoop
+from tests.daemon.hubs import (
+    TIMES,
+    Mta,
+    Place,
+    connected,
+    endpoint_of,
+    free_port,
+    link,
+    mail_port,
+    name_of,
+    pair,
+    read_all,
+    read_exactly,
+    running,
+    until,
+    up,
+)
+
+
+def test_nothing_changed(run_loop: RunLoop, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Mta() as mta, pair(tmp_path, mta.address) as hubs:
+            before = link(hubs.b, "a"), mail_port(hubs.b, "a"), endpoint_of(hubs.b)
+            assert await hubs.b.reload() == {"added": [], "removed": [], "changed": []}
+            assert (link(hubs.b, "a"), mail_port(hubs.b, "a"), endpoint_of(hubs.b)) == before
+
+    run_loop(scenario())
+
+
+def test_peers_come_and_go_beside_one_that_stays(run_loop: RunLoop, tmp_path: Path) -> None:
+    """a's conversation goes on, on the same carrier, while c is added, used, changed and removed."""
+
+    async def scenario() -> None:
+        async with Mta() as mta, pair(tmp_path, mta.address) as hubs:
+            carriers = list(link(hubs.a, "b").core.carriers)
+            c = Place(tmp_path / "c", "c").make()
+            c.add_peer(hubs.b_place, endpoints=[endpoint_of(hubs.b)])
+            async with connected(mail_port(hubs.a, "b")) as (reader, writer), running(c) as hub_c:
+                far_reader, far_writer = await mta.next()
+                path = hubs.b_place.add_peer(c, deliver=mta.address)
+                assert await hubs.b.reload() == {"added": [name_of("c")], "removed": [], "changed": []}
+                link(hub_c, "b").dialler.promising()
+                await up(hub_c, "b")
+                async with connected(mail_port(hub_c, "b")) as (reader_c, writer_c):
+                    _, far_c = await mta.next()
+                    far_c.write(b"220\r\n")
+                    assert await read_exactly(reader_c, 5) == b"220\r\n"
+                    path.unlink()
+                    assert await hubs.b.reload() == {"added": [], "removed": [name_of("c")], "changed": []}
+                    with pytest.raises(ConnectionResetError):
+                        await read_all(reader_c)  # a removed peer's sessions are closed at once
+                    writer_c.close()
+                assert "c" not in str(list(hubs.b.links))
+                await until(lambda: not link(hub_c, "b").core.ready)
+                far_writer.write(b"220\r\n")
+                assert await read_exactly(reader, 5) == b"220\r\n"
+                writer.write(b"EHLO\r\n")
+                assert await read_exactly(far_reader, 6) == b"EHLO\r\n"
+            assert link(hubs.a, "b").core.carriers == carriers
+
+    run_loop(scenario())
+
+
+def _spoil(place: Place) -> None:
+    place.write(settings='[limits]\nmemory = "1KiB"\nnonsense = 1\n')
+    (place.folder / "peers.d" / "mx.x.example.toml").write_text("name = 1\n")
+
+
+def test_all_mistakes_are_reported_and_nothing_changes(run_loop: RunLoop, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Mta() as mta, pair(tmp_path, mta.address) as hubs:
+            before = hubs.b.config
+            _spoil(hubs.b_place)
+            with pytest.raises(ConfigError) as caught:
+                await hubs.b.reload()
+            text = "\n".join(caught.value.problems)
+            for part in ("[limits] memory", "[limits] nonsense", "mx.x.example.toml: name", "mx.x.example.toml: pin"):
+                assert part in text
+            assert hubs.b.config is before
+            async with connected(mail_port(hubs.a, "b")):
+                await mta.next()
+
+    run_loop(scenario())
+
+
+def test_address_that_cannot_be_bound(run_loop: RunLoop, tmp_path: Path) -> None:
+    """Two of them: both are named, and what would have been possible is not done either."""
+
+    async def scenario() -> None:
+        async with Mta() as taken, pair(tmp_path, taken.address) as hubs:
+            before = endpoint_of(hubs.b)
+            place, free = hubs.b_place, free_port()
+            port = taken.address[1]
+            place.config.write_text(
+                place.config.read_text().replace(
+                    'listen = ["127.0.0.1:0"]',
+                    f'listen = ["127.0.0.1:{port}", "127.0.0.1:{free}", "192.0.2.99:2625"]',
+                )
+            )
+            path = place.folder / "peers.d" / "mx.a.example.toml"
+            path.write_text(path.read_text().replace(f'"127.0.0.1:{port}"', f'"127.0.0.1:{free_port()}"'))
+            with pytest.raises(ConfigError) as caught:
+                await hubs.b.reload()
+            assert len(caught.value.problems) == 2
+            assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in caught.value.problems[0]
+            assert "no interface of this machine has it" in caught.value.problems[1]
+            assert endpoint_of(hubs.b) == before
+            with pytest.raises(OSError, match=r"Connect call failed|refused"):
+                async with connected(("127.0.0.1", free)):
+                    pass
+
+    run_loop(scenario())
+
+
+@pytest.mark.parametrize("key", ["name", "state", "socket"])
+def test_what_needs_a_restart(run_loop: RunLoop, tmp_path: Path, key: str) -> None:
+    async def scenario() -> None:
+        async with running(Place(tmp_path / "a", "a").make()) as hub:
+            text = hub.config.path.read_text()
+            text = {
+                "name": text.replace("mx.a.example", "mx.z.example"),
+                "state": text.replace('state = "state"', 'state = "elsewhere"'),
+                "socket": text + '[control]\nsocket = "other.sock"\n',
+            }[key]
+            hub.config.path.write_text(text)
+            with pytest.raises(ConfigError, match="needs a restart"):
+                await hub.reload()
+
+    run_loop(scenario())
+
+
+def _listen(place: Place, who: str, port: int) -> None:
+    path = place.folder / "peers.d" / f"{name_of(who)}.toml"
+    lines = [
+        f'listen = "127.0.0.1:{port}"' if line.startswith("listen") else line for line in path.read_text().splitlines()
+    ]
+    path.write_text("\n".join(lines) + "\n")
+
+
+async def _listens(hub: Hub, who: str, port: int) -> None:
+    assert mail_port(hub, who) == ("127.0.0.1", port)
+    async with connected(("127.0.0.1", port)):
+        await until(lambda: link(hub, who).local.relays)
+    await until(lambda: not link(hub, who).local.relays)
+
+
+def test_local_addresses_change_and_swap(run_loop: RunLoop, tmp_path: Path) -> None:
+    """Two peers swap addresses in one reload: neither is ever unbound."""
+
+    async def scenario() -> None:
+        one, two, three = free_port(), free_port(), free_port()
+        a = Place(tmp_path / "a", "a").make()
+        for who, port in (("b", one), ("c", two)):
+            a.add_peer(Place(tmp_path / who, who))
+            _listen(a, who, port)
+        async with running(a) as hub:
+            await _listens(hub, "b", one)
+            await _listens(hub, "c", two)
+            _listen(a, "b", two)
+            _listen(a, "c", one)
+            assert await hub.reload() == {"added": [], "removed": [], "changed": [name_of("b"), name_of("c")]}
+            await _listens(hub, "b", two)
+            await _listens(hub, "c", one)
+            _listen(a, "c", three)
+            await hub.reload()
+            await _listens(hub, "c", three)
+            with pytest.raises(OSError, match=r"Connect call failed|refused"):
+                async with connected(("127.0.0.1", one)):
+                    pass
+
+    run_loop(scenario())
+
+
+def test_carrier_addresses_change(run_loop: RunLoop, tmp_path: Path) -> None:
+    """The hub listens elsewhere; carriers that run stay; the old address is free again."""
+
+    async def scenario() -> None:
+        async with Mta() as mta, pair(tmp_path, mta.address) as hubs:
+            carriers = list(link(hubs.a, "b").core.carriers)
+            port = free_port()
+            hubs.b_place.write(listen=f"127.0.0.1:{port}")
+            await hubs.b.reload()
+            assert endpoint_of(hubs.b) == f"127.0.0.1:{port}"
+            assert link(hubs.a, "b").core.carriers == carriers
+
+    run_loop(scenario())
+
+
+def test_endpoint_is_corrected(run_loop: RunLoop, tmp_path: Path) -> None:
+    """Dialled at once after the reload, whatever back-off had come to."""
+
+    async def scenario() -> None:
+        a, b = Place(tmp_path / "a", "a").make(), Place(tmp_path / "b", "b").make()
+        b.add_peer(a)
+        async with running(b) as hub_b:
+            a.add_peer(b, endpoints=[f"127.0.0.1:{free_port()}"])
+            async with running(a) as hub_a:
+                hub_a.services.random = lambda: 0.999
+                await until(lambda: link(hub_a, "b").last_error is not None)
+                link(hub_a, "b").dialler._backoff.attempts = 100
+                a.add_peer(b, endpoints=[endpoint_of(hub_b)])
+                await hub_a.reload()
+                await up(hub_a, "b")
+
+    run_loop(scenario())
+
+
+def test_limits_change(run_loop: RunLoop, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Mta() as mta, pair(tmp_path, mta.address) as hubs:
+            hubs.a_place.write('[limits]\nmemory = "16MiB"\nstreams_per_peer = 1\nhandshakes = 4\n', times=TIMES)
+            await hubs.a.reload()
+            assert hubs.a.services.budget.limit == 16 << 20
+            async with connected(mail_port(hubs.a, "b")):
+                await mta.next()
+                async with connected(mail_port(hubs.a, "b")) as (reader, _):
+                    assert (await read_all(reader)).startswith(b"421 4.4.1 hubtunnel: mx.b.example: told: limit:")
+
+    run_loop(scenario())
+
+
+def test_both_hubs_reload_at_once(run_loop: RunLoop, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Mta() as mta, pair(tmp_path, mta.address) as hubs:
+            for _ in range(5):
+                await asyncio.gather(hubs.a.reload(), hubs.b.reload(), hubs.a.reload(), hubs.b.reload())
+            async with connected(mail_port(hubs.a, "b")):
+                await mta.next()
+
+    run_loop(scenario())
