@@ -150,8 +150,10 @@ class Card:
         if not isinstance(fields, dict):
             raise _malformed("not a map")
         version = fields.get("v")
-        if version != c.CARD_VERSION or isinstance(version, bool):
-            raise _malformed(f"version {version!r:.40}, this release reads version {c.CARD_VERSION}")
+        if not isinstance(version, int) or isinstance(version, bool):
+            raise _malformed("v: not a number")
+        if version != c.CARD_VERSION:
+            raise _malformed(f"version {version}, this release reads version {c.CARD_VERSION}")
         _exact_keys(fields, _REQUIRED, _OPTIONAL, "the card")
         serial = _u64(fields["serial"], "serial")
         previous = _bytes(fields["previous"], c.HASH_LEN, "previous")

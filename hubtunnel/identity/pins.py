@@ -7,16 +7,20 @@ back.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from hubtunnel.config.model import Config, Peer
 from hubtunnel.errors import CardError, ConfigError, KeyFileError
+from hubtunnel.identity import acknowledged
 from hubtunnel.identity.armour import TEXT_MAX, dearmour
+from hubtunnel.identity.caller import Caller
 from hubtunnel.identity.card import Card, SignedCard
 from hubtunnel.identity.chain import accept_chain, shared_key
 from hubtunnel.identity.published import refuse_published
 from hubtunnel.identity.state import PeerCards, State, StateError
+from hubtunnel.identity.trail import note_accepted, note_refused
 from hubtunnel.protocol.constants import Code
 from hubtunnel.protocol.pair import LinkPublic, LinkSecret
 
@@ -28,6 +32,8 @@ class Notice(NamedTuple):
 
     alarm: bool
     text: str
+    peer: str = ""
+    why: CardError | None = None  # the refusal behind an alarm
 
 
 @dataclass(frozen=True)
@@ -69,11 +75,14 @@ class HubKeys:
         return next((peer for peer in self.peers if peer.name == name), None)
 
 
-def load_hub(config: Config, state: State, *, allow_published: bool = False) -> HubKeys:
+def load_hub(
+    config: Config, state: State, *, allow_published: bool = False, by: Caller | None = None, now: float | None = None
+) -> HubKeys:
     """Own keys and every peer's, checked against each other.
 
-    Cards of `peers.d` that are newly accepted are stored where `state` is writable. `allow_published` is for tests
-    only. Raises `ConfigError` with everything that is wrong; then nothing was stored.
+    Cards of `peers.d` that are newly accepted are stored where `state` is writable, and put on the trail as `by`'s
+    doing (this process' user unless named). `allow_published` is for tests only. Raises `ConfigError` with everything
+    that is wrong; then nothing was stored.
     """
     problems: list[str] = []
     own_cards, links, notices = _own(state, problems)
@@ -89,9 +98,26 @@ def load_hub(config: Config, state: State, *, allow_published: bool = False) -> 
     if problems:
         raise ConfigError(problems)
     if state.writable:
-        for peer in changed:
-            state.set_peer(peer.config.pin, peer.cards)
+        by, now = by or Caller.me(), time.time() if now is None else now
+        notices += _store(state, own.card.serial, changed, by, now)
+        notices += _note_refusals(state, peer_notices, by, now)
     return HubKeys(own.card.idfp, own, tuple(links), tuple(peers), (*notices, *peer_notices))
+
+
+def _store(state: State, own_serial: int, changed: list[PeerKeys], by: Caller, now: float) -> list[Notice]:
+    """Keep the cards that were newly accepted. Returns alarms about a trail that could not say so."""
+    problems = []
+    for peer in changed:
+        if state.peer(peer.config.pin) is None:
+            acknowledged.note_given(state, peer.config.pin, own_serial)
+        state.set_peer(peer.config.pin, peer.cards)
+        problems.append(note_accepted(state, by, now, peer.name, peer.cards.latest))
+    return [Notice(True, problem) for problem in problems if problem]
+
+
+def _note_refusals(state: State, notices: list[Notice], by: Caller, now: float) -> list[Notice]:
+    problems = [note_refused(state, by, now, n.peer, n.why) for n in notices if n.alarm and n.why is not None]
+    return [Notice(True, problem) for problem in problems if problem]
 
 
 def read_card_file(peer: Peer) -> list[SignedCard]:
@@ -210,7 +236,7 @@ def _offered(peer: Peer, before: PeerCards | None, others: list[Card]) -> tuple[
     except (CardError, OSError) as exc:
         alarm = isinstance(exc, CardError) and exc.code != Code.CARD_OLDER.word
         text = f"{peer.card_path}: ignored: {exc}; the accepted card {before.latest.card.serial} stays in force"
-        return before, [Notice(alarm, text)]
+        return before, [Notice(alarm, text, peer.name, exc if isinstance(exc, CardError) else None)]
     return PeerCards(before.first, taken[-1]), []
 
 

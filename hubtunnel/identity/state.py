@@ -129,6 +129,19 @@ class State:
         self._must_write()
         keyfiles.write_identity(self.identity_path, key, passphrase)
 
+    def identity_file(self, idfp: bytes) -> Path:
+        """Where the key of an identity stands that is not, or not yet, the one in use."""
+        return self.folder / f"identity-{idfp.hex()}.key"
+
+    def add_identity_aside(self, key: IdentitySecret, passphrase: bytes | None = None) -> None:
+        """Store an identity key that is to follow the one in use."""
+        self._must_write()
+        keyfiles.write_identity(self.identity_file(key.public.idfp), key, passphrase)
+
+    def identities_aside(self) -> list[Path]:
+        """Keys of identities that are not in use, in a fixed order."""
+        return sorted(self.folder.glob("identity-*.key"))
+
     def link_key_path(self, key_id: bytes) -> Path:
         return self.folder / "keys" / f"{key_id.hex()}.key"
 
@@ -175,10 +188,12 @@ class State:
                 )
         return cards
 
+    def card_path(self, serial: int) -> Path:
+        return self.folder / "cards" / f"{serial:08d}.card"
+
     def add_card(self, signed: SignedCard) -> None:
         """Store a new own card."""
-        path = self.folder / "cards" / f"{signed.card.serial:08d}.card"
-        self._write(path, armour(signed), replace=False)
+        self._write(self.card_path(signed.card.serial), armour(signed), replace=False)
 
     # --- peers ----------------------------------------------------------------------------------------------
 
@@ -205,6 +220,15 @@ class State:
         """Write a file of the state folder whole, old or new at any point of a crash. Raises `OSError`."""
         self._must_write()
         files.atomic_write(path, text.encode(), mode=files.PRIVATE_MODE, owner=files.state_owner())
+
+    def rename(self, path: Path, to: Path) -> None:
+        """Give a file of the state folder another name, durably. Raises `StateError`."""
+        self._must_write()
+        try:
+            os.rename(path, to)
+            files.sync_folder(self.folder)
+        except OSError as exc:
+            raise StateError(f"{path}: cannot become {to.name}: {exc.strerror}") from exc
 
     def remove(self, path: Path) -> bool:
         """Delete a file of the state folder, durably; False when there was none. Raises `StateError`."""

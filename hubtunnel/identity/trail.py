@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from hubtunnel import crypto
-from hubtunnel.errors import HubtunnelError
+from hubtunnel.errors import CardError, HubtunnelError
 from hubtunnel.identity import files
 from hubtunnel.identity.caller import Caller
+from hubtunnel.identity.card import SignedCard
 from hubtunnel.identity.state import State
 
 LINE_MAX = 64 * 1024
@@ -72,10 +73,17 @@ class Trail:
         last = self._last(by, now)
         self._write(last, what, by, now, details)
 
-    def append_once(self, what: str, by: Caller, now: float, **details: Any) -> None:
-        """The same, unless a line with these very details is there: for what would be said at every start."""
-        if not any(entry.what == what and entry.details == details for entry in self.entries()):
-            self.append(what, by, now, **details)
+    def append_daily(self, what: str, by: Caller, now: float, about: tuple[str, ...], **details: Any) -> None:
+        """The same, at most once a day for the same values of the details named by `about`.
+
+        For what a peer causes or what would be said at every start: nobody must be able to fill the disk.
+        """
+        day = _rfc3339(now)[:10]
+        wanted = [details.get(name) for name in about]
+        for entry in self.entries():
+            if entry.what == what and entry.at[:10] == day and [entry.details.get(name) for name in about] == wanted:
+                return
+        self.append(what, by, now, **details)
 
     def entries(self) -> Iterator[Entry]:
         """All whole lines, each checked against the one before. Raises `TrailError` at the first that is broken."""
@@ -111,11 +119,10 @@ class Trail:
         return last
 
     def _write(self, last: _Head, what: str, by: Caller, now: float, details: dict[str, Any]) -> _Head:
-        moment = datetime.datetime.fromtimestamp(now, datetime.UTC)
         line = json.dumps(
             {
                 "n": last.n + 1,
-                "at": moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "at": _rfc3339(now),
                 "what": what,
                 "by": {"uid": by.uid, "user": by.name},
                 "details": details,
@@ -225,6 +232,29 @@ class Trail:
             f"{self.path}: line {n} {text}; keep this file for whoever looks into it, "
             f"move it and {self._head_path.name} away, and a new trail begins"
         )
+
+
+def note_accepted(state: State, by: Caller, now: float, peer: str, signed: SignedCard) -> str | None:
+    """Put a peer's card on the trail. Returns why that failed: the card counts all the same."""
+    card = signed.card
+    try:
+        Trail(state).append("card accepted", by, now, peer=peer, serial=card.serial, hash=card.hash.hex())
+    except TrailError as exc:
+        return str(exc)
+    return None
+
+
+def note_refused(state: State, by: Caller, now: float, peer: str, why: CardError) -> str | None:
+    """Put a refusal on the trail, once a day for each peer and code. Returns why that failed."""
+    try:
+        Trail(state).append_daily("card refused", by, now, ("peer", "code"), peer=peer, code=why.code, reason=str(why))
+    except TrailError as exc:
+        return str(exc)
+    return None
+
+
+def _rfc3339(now: float) -> str:
+    return datetime.datetime.fromtimestamp(int(now), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _hash(line: bytes) -> str:

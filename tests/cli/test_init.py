@@ -193,7 +193,7 @@ def test_as_root_in_the_default_places(tmp_path: Path, b: Hub) -> None:
     assert checked.status == 0, checked.out
     assert {path.stat().st_uid for path in (lib, *lib.rglob("*"))} == {SERVICE_UID}
     assert {path.stat().st_uid for path in (etc, *etc.rglob("*"))} == {0}
-    assert len(list((lib / "peers").iterdir())) == len(list((etc / "peers.d").glob("*.toml"))) == 1
+    assert len(list((lib / "peers").glob("*.cards"))) == len(list((etc / "peers.d").glob("*.toml"))) == 1
     next((lib / "keys").iterdir()).chmod(0o640)
     os.chown(lib / "identity.key", 0, 0)
     checked = spawn("check", command=inside)

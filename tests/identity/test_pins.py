@@ -12,6 +12,7 @@ from hubtunnel.errors import ConfigError
 from hubtunnel.identity.card import SignedCard, link_public
 from hubtunnel.identity.pins import HubKeys, load_hub
 from hubtunnel.identity.state import State
+from hubtunnel.identity.trail import Trail
 from tests.identity.making import ROOT, add_peer, hub, identity, link_key, signed, tree, vectors
 
 FIRST = signed("b")
@@ -105,14 +106,21 @@ IGNORED = {
 def test_card_that_does_not_follow_raises_an_alarm_and_changes_nothing(config: Path, cards: list[SignedCard]) -> None:
     add_peer(config, "b", FIRST, SECOND)
     _load(config)
-    before = tree(config.parent / "state")
+    before = _without_trail(config)
     add_peer(config, "b", *cards)
     loaded = _load(config)
 
     assert loaded.peers[0].cards.latest == SECOND
     assert [notice.alarm for notice in loaded.notices] == [True]
     assert "stays in force" in loaded.notices[0].text
-    assert tree(config.parent / "state") == before
+    assert _without_trail(config) == before
+    with State.open(config.parent / "state") as state:
+        *_, entry = Trail(state).entries()
+    assert (entry.what, entry.details["peer"]) == ("card refused", "mx.b.example")
+
+
+def _without_trail(config: Path) -> dict[str, bytes]:
+    return {name: data for name, data in tree(config.parent / "state").items() if not name.startswith("trail.")}
 
 
 def test_damaged_card_file_is_no_reason_to_drop_an_accepted_peer(config: Path) -> None:
