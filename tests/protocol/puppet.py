@@ -44,6 +44,7 @@ class Line:
     reader: Reader
     carrier: Carrier = field(init=False)
     closed: ev.CarrierClosing | None = None
+    pings: list[bytes] = field(default_factory=list)  # read and not answered
 
     @property
     def hub_dialled(self) -> bool:
@@ -73,7 +74,17 @@ class Line:
         said = []
         while (record := self.reader.next()) is not None:
             said.append((record[0], record[1][1:]))
+            if record[0] is Record.PING:
+                self.pings.append(record[1][1:])
         return said
+
+    def answer_pings(self) -> None:
+        """PONG to every PING so far."""
+        self.take()
+        waiting, self.pings = self.pings, []
+        for token in waiting:
+            if self.closed is None:
+                self.send(Record.PONG, token)
 
     def kinds(self) -> list[Record]:
         """The types of those records, PINGs and ACKs left out (they come by the clock)."""
