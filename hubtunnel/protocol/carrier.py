@@ -107,7 +107,7 @@ class Carrier:
         self._pong = token
 
     def pong_received(self, token: bytes, now: float) -> list[tuple[bytes, float]]:
-        """LV3: (token, seconds since) of the PING that is answered and of those before it.
+        """LV3: (token, when it was asked) of the PING that is answered and of those before it.
 
         A peer answers only the newest of several that reach it at once; empty for an answer to nothing.
         """
@@ -115,10 +115,10 @@ class Carrier:
             return []
         answered = []
         for asked in list(self._asked):
-            answered.append((asked, now - self._asked.pop(asked)))
+            answered.append((asked, self._asked.pop(asked)))
             if asked == token:
                 break
-        rtt = answered[-1][1]
+        rtt = now - answered[-1][1]
         self.rtt = rtt if self.rtt is None else min(rtt, 0.875 * self.rtt + 0.125 * rtt)
         return answered
 

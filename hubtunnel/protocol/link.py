@@ -84,8 +84,8 @@ class Link:
                 session.resume(carrier, self._dial, now)
             else:
                 session = Session(self._env, established, now)
-                self.sessions.append(session)
                 session.start(carrier, self._dial, now)
+                self._admit(session, now)
         elif len(self._first) >= c.CARRIERS_PENDING_PER_LINK:
             self._env.close_carrier(carrier, "limit", "too many carriers wait for their first record", fault=True)
         else:
@@ -190,12 +190,11 @@ class Link:
         self._admit(session, now)
 
     def _admit(self, session: Session, now: float) -> None:
-        """RV9: the oldest without a carrier gives way to a new session; if all have one, the new one does."""
-        sessions = [s for s in self.sessions if not s.ended]
-        if len(sessions) >= c.SESSIONS_PER_LINK:
-            oldest = next((s for s in sessions if s.carrier is None), session)
-            oldest.close(Code.LIMIT, "too many sessions with this peer", now)
+        """RV9: take up a new session; when there are too many it is the newest that is closed."""
+        crowded = sum(not s.ended for s in self.sessions) >= c.SESSIONS_PER_LINK
         self.sessions.append(session)
+        if crowded:
+            session.close(Code.LIMIT, "too many sessions with this peer", now)
 
     def _refused(self, carrier: Carrier, session: Session, data: bytes, now: float) -> None:
         """RS10: status 0: the peer has no such session; this carrier is a new one."""

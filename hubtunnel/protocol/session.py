@@ -378,11 +378,11 @@ class Session:
             self._pong(carrier, data, now)
 
     def _pong(self, carrier: Carrier, token: bytes, now: float) -> None:
-        for answered, rtt in carrier.pong_received(token, now):
-            self._mux.rtt = carrier.rtt or rtt
-            if self.asked_at is not None and now - rtt >= self.asked_at:
+        for answered, asked_at in carrier.pong_received(token, now):
+            self._mux.rtt = carrier.rtt or 0.0
+            if self.asked_at is not None and asked_at >= self.asked_at:
                 self.answered = True
-            self._env.events.append(Pong(answered, rtt))
+            self._env.events.append(Pong(answered, now - asked_at))
 
     # --- frames in ------------------------------------------------------------------------------------------
 
