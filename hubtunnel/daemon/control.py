@@ -25,10 +25,11 @@ from hubtunnel.daemon.logs import event, log
 from hubtunnel.errors import ConfigError, HubtunnelError
 
 PATH_MAX = 107  # bytes in sockaddr_un.sun_path but for the final NUL
-REQUEST_MAX = 1 << 20
+REQUEST_MAX = 4 << 20  # a bundle of keys and cards
 ANSWER_MAX = 64 << 20  # status of ten thousand peers
 CONNECTIONS_MAX = 32
 READ_TIMEOUT = 10.0
+CALLER = "caller uid"  # in what a handler is given: set here, whatever was sent
 CLIENT_TIMEOUT = 30.0
 _LENGTH = struct.Struct(">I")
 _UCRED = struct.Struct("3i")  # pid, uid, gid
@@ -200,9 +201,10 @@ class ControlServer:
         task = cast("asyncio.Task[None]", asyncio.current_task())
         self._connections.add(task)
         try:
-            if len(self._connections) > CONNECTIONS_MAX or not _may_ask(writer.get_extra_info("socket")):
+            uid = _caller(writer.get_extra_info("socket"))
+            if len(self._connections) > CONNECTIONS_MAX or uid is None:
                 return
-            answer = await self._answer(reader)
+            answer = await self._answer(reader, uid)
             body = msgpack.packb(answer)
             writer.write(_LENGTH.pack(len(body)) + body)
             await asyncio.wait_for(writer.drain(), READ_TIMEOUT)
@@ -214,9 +216,9 @@ class ControlServer:
                 await writer.wait_closed()
             self._connections.discard(task)
 
-    async def _answer(self, reader: asyncio.StreamReader) -> Answer:
+    async def _answer(self, reader: asyncio.StreamReader, uid: int) -> Answer:
         try:
-            asked = await asyncio.wait_for(_read_request(reader), READ_TIMEOUT)
+            asked = {**await asyncio.wait_for(_read_request(reader), READ_TIMEOUT), CALLER: uid}
             handler = self._handlers.get(asked["command"])
             if handler is None:
                 return {"ok": False, "error": f"the running daemon knows no command {asked['command'][:40]!r}"}
@@ -248,9 +250,10 @@ async def _read_request(reader: asyncio.StreamReader) -> dict[str, Any]:
     return asked
 
 
-def _may_ask(sock: socket.socket) -> bool:
+def _caller(sock: socket.socket) -> int | None:
+    """The user who asks; None for one who may not."""
     pid, uid, _ = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     if uid in (0, os.geteuid()):
-        return True
+        return int(uid)
     event(log.warning, "control_refused", uid=uid, pid=pid)
-    return False
+    return None

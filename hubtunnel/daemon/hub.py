@@ -16,6 +16,7 @@ from hubtunnel.daemon.hooks import Hooks
 from hubtunnel.daemon.link import PeerLink
 from hubtunnel.daemon.logs import event, log
 from hubtunnel.daemon.notify import Notifier
+from hubtunnel.daemon.operations import OperationRunner
 from hubtunnel.daemon.pool import Key, SocketPool, key_of
 from hubtunnel.daemon.services import Services
 from hubtunnel.daemon.status import hub_status
@@ -66,6 +67,14 @@ class Hub:
         self._cut = 0  # streams that were broken off at the end
         self._ticker: asyncio.Task[None] | None = None
         self._reload_task: asyncio.Task[None] | None = None
+        self.operations = OperationRunner(
+            state,
+            self.services.workers,
+            self._reloading,
+            lambda: self.config,
+            self.services.unix_time,
+            self.reload,
+        )
         self._control = ControlServer(
             config.control_socket,
             {
@@ -73,6 +82,7 @@ class Hub:
                 "ping": self._answer_ping,
                 "rekey": self._answer_rekey,
                 "reload": self._answer_reload,
+                "operation": self.operations.answer,
                 "stop": self._answer_stop,
             },
         )

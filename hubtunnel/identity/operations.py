@@ -20,7 +20,7 @@ from hubtunnel.identity.caller import Caller
 from hubtunnel.identity.card import IdentitySecret
 from hubtunnel.identity.chain import accept_chain
 from hubtunnel.identity.signing import Signed
-from hubtunnel.identity.state import PeerCards, State
+from hubtunnel.identity.state import PeerCards, State, StateError
 from hubtunnel.identity.trail import Trail, TrailError
 from hubtunnel.protocol.pair import LinkPublic
 
@@ -72,8 +72,11 @@ def run(context: Context, name: str, arguments: Mapping[str, Any]) -> Result:
         inspect.signature(operation).bind(context, **arguments)
     except TypeError as exc:
         raise UsageError(f"{name}: {exc}; is a daemon of another release running?") from None
-    recover(context.state, context.by, context.now)
-    result = operation(context, **arguments)
+    try:
+        recover(context.state, context.by, context.now)
+        result = operation(context, **arguments)
+    except OSError as exc:
+        raise StateError(f"{exc.filename or context.state.folder}: {exc.strerror or exc}") from exc
     return {**result, "warnings": context.warnings}
 
 
