@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from logging import INFO
 from typing import TYPE_CHECKING
 
 from hubtunnel.config import Peer, SessionSettings
@@ -214,6 +215,8 @@ class LocalSide:
                 self._leaving.add(relay)
         elif how not in ("done", "left", "gave_up"):
             self.reset += 1
+        if not log.isEnabledFor(INFO):
+            return
         event(
             log.info,
             "stream",
