@@ -196,7 +196,8 @@ def _windows(findings: Findings, hub: HubKeys, now: float) -> None:
         "this hub",
         [key for key in hub.links if key.id in listed],
         now,
-        "a hub set up anew has new ones",
+        "`hubtunnel key rotate` where the identity key is (from another machine: `key export`, `key import`), then "
+        "`hubtunnel card --since N` for the peers' `peer update`",
     )
     for peer in hub.peers:
         _judge(

@@ -1,4 +1,4 @@
-"""`hubtunnel peer add | list | show | update | remove`."""
+"""`hubtunnel peer add | list | show | update | repin | remove`."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ from hubtunnel.cli.common import (
     rfc3339,
 )
 from hubtunnel.cli.peer_add import add
+from hubtunnel.cli.peer_repin import repin
 from hubtunnel.config import Config, Peer, load
+from hubtunnel.errors import CardError
 from hubtunnel.identity import fingerprint
 from hubtunnel.identity.armour import TEXT_MAX, armour_all, dearmour
 from hubtunnel.identity.card import SignedCard
 from hubtunnel.identity.chain import accept_chain
 from hubtunnel.identity.pins import read_card_file
 from hubtunnel.identity.state import PeerCards, State
+from hubtunnel.protocol.constants import Code
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -73,6 +76,19 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     updating.add_argument("card", metavar="CARD", help="a file with the newer card (and those before it), or -")
     updating.set_defaults(run=_update)
+
+    repinning = sub.add_parser(
+        "repin",
+        help="trust another card of a peer, whatever was accepted before",
+        description="For when all else fails: a peer that was set up anew, or whose chain of cards was forked. Nothing "
+        "vouches for the card but the fingerprint, which must be compared with its admin by telephone, in words.",
+    )
+    repinning.add_argument("name", metavar="NAME")
+    repinning.add_argument("card", metavar="CARD", help="a file with its card, or - for standard input")
+    repinning.add_argument(
+        "--fingerprint", metavar="FP", help="the fingerprint that its admin told you, as text or as twelve words"
+    )
+    repinning.set_defaults(run=_repin)
 
     removing = sub.add_parser("remove", help="exchange no more mail with a peer")
     removing.add_argument("name", metavar="NAME")
@@ -128,7 +144,7 @@ def _list(args: argparse.Namespace) -> int:
 
 def _show(args: argparse.Namespace) -> int:
     config = load_readable(args)
-    peer = _find(config, args.name)
+    peer = find(config, args.name)
     with open_state(config) as state:
         cards = state.peer(peer.pin)
     if args.json:
@@ -192,15 +208,29 @@ def _update(args: argparse.Namespace) -> int:
     with peers_lock(config):
         with open_state(config) as state:
             peer, cards = _whose(config, state, offered)
-        taken = accept_chain(peer.pin, cards.latest, offered)
+        taken = _taken(peer, cards, offered)
         if not taken:
             print(f"{peer.name}: card {cards.latest.card.serial} was accepted before, nothing changed")
             return DONE
         # A chain that changed the identity starts at the pin, so that the file alone is enough on a new machine.
         kept = read_card_file(peer) if any(signed.card.idfp != peer.pin for signed in taken) else []
-        put_in_force(config, {peer.card_path: armour_all([*kept, *taken]).encode()})
+        changes: dict[Path, bytes | None] = {peer.card_path: armour_all([*kept, *taken]).encode()}
+        put_in_force(config, changes, "updated", {"peer": peer.name, "serial": taken[-1].card.serial})
     print(f"{peer.name}: card {taken[-1].card.serial} is in force (before: {cards.latest.card.serial})")
     return DONE
+
+
+def _taken(peer: Peer, cards: PeerCards, offered: list[SignedCard]) -> list[SignedCard]:
+    try:
+        return accept_chain(peer.pin, cards.latest, offered)
+    except CardError as exc:
+        if exc.code != Code.CARD_CHAIN.word:
+            raise
+        serial = cards.latest.card.serial
+        raise CommandError(
+            f"the card is refused ({exc.code}): {exc}",
+            f"card {serial} is in force here: let its admin run `hubtunnel card --since {serial + 1}`, and take that",
+        ) from None
 
 
 def _whose(config: Config, state: State, offered: list[SignedCard]) -> tuple[Peer, PeerCards]:
@@ -223,12 +253,17 @@ def _whose(config: Config, state: State, offered: list[SignedCard]) -> tuple[Pee
     )
 
 
+def _repin(args: argparse.Namespace) -> int:
+    config = load(args.config)
+    return repin(args, config, find(config, args.name), read_cards(args.card))
+
+
 def _remove(args: argparse.Namespace) -> int:
     config = load(args.config)
-    peer = _find(config, args.name)
+    peer = find(config, args.name)
     with peers_lock(config):
         changes: dict[Path, bytes | None] = {peer.path: None, peer.card_path: None}
-        put_in_force(config, changes)
+        put_in_force(config, changes, "removed", {"peer": peer.name, "pin": peer.pin.hex()})
     print(f"{peer.name}: removed; no more mail is taken for it, and it is not answered any more")
     if peer.domains:
         print(f"Take {', '.join(peer.domains)} out of the MTA's routing, or that mail waits there.")
@@ -237,7 +272,8 @@ def _remove(args: argparse.Namespace) -> int:
     return DONE
 
 
-def _find(config: Config, name: str) -> Peer:
+def find(config: Config, name: str) -> Peer:
+    """The peer of that name. Raises `CommandError` with a guess at what was meant."""
     peer = config.peer(name)
     if peer is None:
         near = difflib.get_close_matches(name.lower(), [p.name for p in config.peers], n=1)

@@ -53,7 +53,7 @@ def add(args: argparse.Namespace, cards: list[SignedCard]) -> int:
         return _same_again(known, wanted)
     name = _name(config, card)
     if args.fingerprint is None:
-        _compare(args, own, cards[0].card)
+        compare(args, own, cards[0].card)
     with peers_lock(config):
         config = load(args.config)  # what another command changed while we asked
         listen = wanted.listen or _free_address(config)
@@ -67,7 +67,11 @@ def add(args: argparse.Namespace, cards: list[SignedCard]) -> int:
             path=config.peers_folder / f"{name}.toml",
         )
         _refuse_clashes(config, peer)
-        put_in_force(config, {peer.card_path: armour_all(cards).encode(), peer.path: _toml(peer).encode()})
+        changes: dict[Path, bytes | None] = {
+            peer.card_path: armour_all(cards).encode(),
+            peer.path: _toml(peer).encode(),
+        }
+        put_in_force(config, changes, "pinned", {"peer": name, "pin": pin.hex(), "serial": card.serial})
     _say_what_next(config, peer, card)
     return DONE
 
@@ -131,7 +135,7 @@ def _name(config: Config, card: Card) -> HostName:
 # --- comparing ------------------------------------------------------------------------------------------------
 
 
-def _compare(args: argparse.Namespace, own: Card, theirs: Card) -> None:
+def compare(args: argparse.Namespace, own: Card, theirs: Card) -> None:
     """Show both hubs' words and ask whether they were compared. Raises `CommandError` unless the answer is yes."""
     if not _somebody_is_there(args.card):
         raise CommandError(
@@ -225,7 +229,7 @@ domains = {array(peer.domains)}
 
 # mode = "enforce"           # testing: carrier up and reported on, left out of routing tables
 # present_as = ""            # IP address for the PROXY header, where the carrier's own would mislead SPF
-# psk_file = ""              # a file with 32 random bytes, `openssl rand -hex 32`, mode 0600, the same on both hubs
+# psk_file = ""              # `hubtunnel key psk` makes one: 32 random bytes, mode 0600, the same on both hubs
 """
 
 

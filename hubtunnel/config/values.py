@@ -216,16 +216,22 @@ def read_psk(path: Path) -> Secret:
 
     Raises `KeyFileError` with the cure.
     """
-    text = read_private(path, "a pre-shared key").strip()
+    try:
+        return Secret(parse_psk(read_private(path, "a pre-shared key").strip()))
+    except ValueError as exc:
+        raise KeyFileError(f"{path}: {exc}; `hubtunnel key psk PEER` makes one") from None
+
+
+def parse_psk(text: bytes) -> bytes:
+    """The 32 bytes of a pre-shared key written as hexadecimal or base64. Raises `ValueError`, never with the text."""
     key = _from_hex_or_base64(text)
     if key is None or len(key) != PSK_LEN:
-        raise KeyFileError(
-            f"{path}: must hold {PSK_LEN} random bytes as 64 hexadecimal digits or 44 characters of base64, "
-            "never a passphrase; `openssl rand -hex 32` makes such a text"
+        raise ValueError(
+            f"must hold {PSK_LEN} random bytes as 64 hexadecimal digits or 44 characters of base64, never a passphrase"
         )
     if len(set(key)) < 8:
-        raise KeyFileError(f"{path}: these bytes are not random; `openssl rand -hex 32` makes such a text")
-    return Secret(key)
+        raise ValueError("these bytes are not random")
+    return key
 
 
 def _from_hex_or_base64(text: bytes) -> bytes | None:

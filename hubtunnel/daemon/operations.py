@@ -71,7 +71,7 @@ def log_result(name: str, by: Caller, result: operations.Result) -> None:
     """One line for a change, with nothing secret: arguments may hold passphrases and keys, results never do."""
     fields = {"card": result.get("card"), "made": " ".join(key["id"] for key in result.get("made", []))}
     given = {key: value for key, value in fields.items() if value}
-    event(log.info, "operation", name=name, user=by.name, **given)
+    event(log.info, "keys_changed", operation=name, user=by.name, **given)
     for deleted in result.get("deleted", []):
         event(log.info, "key_deleted", key=deleted["key"], why=deleted["why"])
     for warning in result["warnings"]:

@@ -89,12 +89,11 @@ def recover(state: State, by: Caller, now: float) -> list[str]:
     if signing.finish_identity(state):
         done.append("the key of the new identity was put in place")
     trail = Trail(state)
-    known = {entry.details.get("card") for entry in trail.entries()}
+    known = {card for entry in trail.entries() if (card := entry.details.get("card")) is not None}
     trail.verify()
     own = signing.newest(state)[-1].card
     if own.serial not in known:
-        what = "trail begun" if not known else "card found"
-        trail.append(what, by, now, card=own.serial, hash=own.hash.hex())
+        trail.append("own card found", by, now, card=own.serial, hash=own.hash.hex())
         if known:
             done.append(f"card {own.serial} was put on the trail, which a crash had prevented")
     return done

@@ -1,0 +1,49 @@
+"""Passphrases: asked on the terminal, or taken from standard input, a line each, where it is none.
+
+They never stand on a command line, in the environment or in a log.
+"""
+
+from __future__ import annotations
+
+import getpass
+import sys
+
+from hubtunnel.cli.common import USAGE, CommandError, open_state
+from hubtunnel.config import Config
+from hubtunnel.identity import keyfiles
+
+PASSPHRASE_MAX = 1024
+
+
+def ask(what: str) -> bytes:
+    """A passphrase, perhaps empty. Raises `CommandError` when there is nobody to ask."""
+    if sys.stdin.isatty():
+        text = getpass.getpass(f"{what}: ")
+    else:
+        text = sys.stdin.readline(PASSPHRASE_MAX + 2)
+        if not text:
+            raise CommandError(
+                f"{what}: there is no terminal to ask for it",
+                "run this at a terminal, or give it as a line on standard input",
+                status=USAGE,
+            )
+        text = text.removesuffix("\n")
+    if len(text) > PASSPHRASE_MAX:
+        raise CommandError(f"{what}: longer than {PASSPHRASE_MAX} characters", status=USAGE)
+    return text.encode()
+
+
+def ask_new(what: str) -> bytes | None:
+    """A new passphrase, asked twice on a terminal; None for an empty one."""
+    first = ask(f"{what} (empty for none)")
+    if first and sys.stdin.isatty() and ask("The same again") != first:
+        raise CommandError("the two were not the same; nothing was changed")
+    return first or None
+
+
+def of_identity(config: Config) -> bytes | None:
+    """The passphrase of the identity key, None where it has none or is not on this machine."""
+    with open_state(config) as state:
+        if not state.has_identity() or not keyfiles.is_locked(state.identity_path):
+            return None
+    return ask("Passphrase of the identity key")
