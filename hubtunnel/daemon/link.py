@@ -128,8 +128,18 @@ class PeerLink:
         self.own, self.keys, self.contexts = own, keys, pair_contexts
         self.local.reconfigure(keys.config, session, streams_per_peer)
         self.core.settings = core_settings(session, streams_per_peer)
+        self._drop_retired()
         if dial_anew:
             self.dialler.promising()
+
+    def _drop_retired(self) -> None:
+        """Carriers that rest on a link key which is no longer listed, or was revoked: sessions resume on others."""
+        ours, theirs = {key.id for key in self.own.links}, {key.id for key in self.keys.links}
+        for connection in self.connections:
+            used = connection.carrier.established if connection.carrier is not None else None
+            if used is not None and (used.own.id not in ours or used.theirs.id not in theirs):
+                event(log.warning, "carrier_key_retired", peer=self.name, address=text_of(connection.address))
+                connection.abort()
 
     def drain(self, code: int) -> None:
         """Take no new streams, tell the peer, and end when those that run have ended."""

@@ -9,6 +9,9 @@ import pytest
 
 from hubtunnel.daemon.hub import Hub
 from hubtunnel.errors import ConfigError
+from hubtunnel.identity.armour import armour_all
+from hubtunnel.identity.card import Card, SignedCard, link_public
+from hubtunnel.identity.state import State
 from tests.conftest import RunLoop
 from tests.daemon.hubs import (
     TIMES,
@@ -27,6 +30,7 @@ from tests.daemon.hubs import (
     until,
     up,
 )
+from tests.identity.making import identity, link_key
 
 
 def test_nothing_changed(run_loop: RunLoop, tmp_path: Path) -> None:
@@ -238,5 +242,43 @@ def test_both_hubs_reload_at_once(run_loop: RunLoop, tmp_path: Path) -> None:
                 await asyncio.gather(hubs.a.reload(), hubs.b.reload(), hubs.a.reload(), hubs.b.reload())
             async with connected(mail_port(hubs.a, "b")):
                 await mta.next()
+
+    run_loop(scenario())
+
+
+def test_link_key_that_the_peer_retired(run_loop: RunLoop, tmp_path: Path) -> None:
+    """b's next card leaves a key out: the carrier that rests on it is replaced, and no conversation notices."""
+
+    async def scenario() -> None:
+        a, b = Place(tmp_path / "a", "a").make(), Place(tmp_path / "b", "b").make()
+        first = b.card
+        newer = link_key("b", 1, begin=b.begin, end=b.end)
+        fields = {"serial": 2, "previous": first.card.hash, "link_keys": (link_public(newer),)}
+        second = SignedCard.sign(
+            Card.build(name=first.card.name, issued=first.card.issued, identity=identity("b").public, **fields),
+            identity("b"),
+        )
+        with State.open(b.folder / "state", write=True) as state:
+            state.add_link_key(newer)
+            state.add_card(second)
+        async with Mta() as mta:
+            b.add_peer(a, deliver=mta.address)
+            async with running(b) as hub_b:
+                path = a.add_peer(b, card=first, endpoints=[endpoint_of(hub_b)])
+                async with running(a) as hub_a:
+                    await up(hub_a, "b")
+                    (before,) = link(hub_a, "b").core.carriers
+                    assert before.established.theirs.id == first.card.link_keys[0].id
+                    async with connected(mail_port(hub_a, "b")) as (reader, _):
+                        _, far_writer = await mta.next()
+                        path.with_suffix(".card").write_text(armour_all([second]))
+                        assert (await hub_a.reload())["changed"] == [name_of("b")]
+                        await until(
+                            lambda: link(hub_a, "b").core.ready and before not in link(hub_a, "b").core.carriers
+                        )
+                        (after,) = link(hub_a, "b").core.carriers
+                        assert after.established.theirs.id == newer.id
+                        far_writer.write(b"220\r\n")
+                        assert await read_exactly(reader, 5) == b"220\r\n"
 
     run_loop(scenario())

@@ -1,0 +1,50 @@
+"""The unit that packagers take: systemd's own verdict on it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+UNITS = Path(__file__).parents[2] / "contrib" / "systemd"
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """The unit with a program that exists wherever the tests run."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    path = tmp_path / "hubtunnel.service"
+    text = (UNITS / "hubtunnel.service").read_text()
+    assert text.count("/usr/bin/hubtunnel") == 2
+    path.write_text(text.replace("/usr/bin/hubtunnel", "/bin/true"))
+    return path
+
+
+def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_unit_has_no_mistakes(unit: Path) -> None:
+    done = analyze("verify", "--man=no", str(unit))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_mistakes_would_be_found(unit: Path) -> None:
+    """The control of the test above."""
+    unit.write_text(unit.read_text().replace("ProtectClock=yes", "ProtectClok=yes"))
+    assert "ProtectClok" in analyze("verify", "--man=no", str(unit)).stderr
+
+
+def test_exposure(unit: Path) -> None:
+    """Out of 100; a service without any sandbox has 96."""
+    done = analyze("security", "--offline=yes", "--threshold=20", str(unit))
+    assert done.returncode == 0, done.stdout
+
+
+def test_user_of_the_unit_is_made() -> None:
+    assert "User=hubtunnel\n" in (UNITS / "hubtunnel.service").read_text()
+    lines = (UNITS / "hubtunnel.sysusers").read_text().splitlines()
+    assert [line.split()[:2] for line in lines if not line.startswith("#")] == [["u", "hubtunnel"]]
