@@ -28,12 +28,25 @@ def _lacking() -> str:
     return f"needs {', '.join(absent)}: {INSTALL}" if absent else ""
 
 
-@pytest.fixture
-def lab() -> Iterator[Laboratory]:
+def _need_what_it_takes() -> None:
     reason = _lacking()
     if reason:
         pytest.skip(reason)
+
+
+@pytest.fixture
+def lab() -> Iterator[Laboratory]:
+    """Two hubs with a running Postfix each."""
+    _need_what_it_takes()
     with laboratory() as made:
+        yield made
+
+
+@pytest.fixture
+def lab_without_mta() -> Iterator[Laboratory]:
+    """The same for tests that bring their own server and client."""
+    _need_what_it_takes()
+    with laboratory(mta=False) as made:
         yield made
 
 

@@ -102,8 +102,8 @@ class Laboratory:
 
 
 @contextmanager
-def laboratory() -> Iterator[Laboratory]:
-    """Namespaces and MTAs, up and running; all gone at the end."""
+def laboratory(*, mta: bool = True) -> Iterator[Laboratory]:
+    """Namespaces and MTAs, up and running unless `mta` is false; all gone at the end."""
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hubtunnel-lab-")))
         # Postfix's processes, which run as users of their own, must pass.
@@ -113,10 +113,10 @@ def laboratory() -> Iterator[Laboratory]:
             _site(namespace, directory / letter, own=f"{letter}.example", other=f"{other}.example")
             for namespace, letter, other in zip(namespaces, "ab", "ba", strict=True)
         ]
-        for site in sites:
+        for site in sites if mta else ():
             stack.callback(site.postfix.stop)
             site.postfix.start()
-        for site in sites:
+        for site in sites if mta else ():
             site.postfix.wait_until_ready()
         yield Laboratory(directory, *sites)
 

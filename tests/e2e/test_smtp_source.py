@@ -39,8 +39,9 @@ def message_sink(lab: Laboratory) -> Iterator[Path]:
         sink.stop()
 
 
-def test_no_message_is_lost_or_altered(lab: Laboratory, join_on_both_loops: Join) -> None:
+def test_no_message_is_lost_or_altered(lab_without_mta: Laboratory, join_on_both_loops: Join) -> None:
     """Each of the numbered recipients exactly once, and one and the same content in all messages."""
+    lab = lab_without_mta
     with message_sink(lab) as folder:
         with join_on_both_loops(lab, deliver=SINK, proxy=False):
             sender = ["-s", str(AT_ONCE), "-m", str(MESSAGES), "-l", str(LENGTH), "-N"]
