@@ -57,7 +57,7 @@ def read(state: State, pin: bytes) -> Known:
         return Known()
     except OSError as exc:
         raise StateError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise StateError(f"{path}: is damaged; remove it: the peer says again what it holds") from None
 
 

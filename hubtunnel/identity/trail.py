@@ -208,7 +208,7 @@ class Trail:
                 _hash(line),
             )
             prev = str(fields["prev"])
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             raise self._broken(n, "is damaged") from None
         if entry.n != n:
             raise self._broken(n, f"has the number {entry.n}: a line was taken out or put in")

@@ -14,7 +14,7 @@ from functools import partial
 
 import msgpack
 
-from hubtunnel.identity import armour, fingerprint
+from hubtunnel.identity import armour, fingerprint, trail
 from hubtunnel.identity.card import SignedCard
 from hubtunnel.protocol import frames
 from hubtunnel.protocol.constants import RECORD_DATA_LEN, Code, Frame, Record
@@ -114,6 +114,26 @@ def key_files() -> Inputs:
     yield "locked", b"\0\1" + msgpack.packb(sealed)
     yield "is-locked", b"\0\2" + msgpack.packb(sealed)
     yield "no-magic", b"\1\0" + b"-----BEGIN OPENSSH"
+
+
+def bundles() -> Inputs:
+    key = [bytes(8), bytes(32), bytes(64), 1, 2]
+    yield "open", b"\0" + msgpack.packb({"cards": [published()], "link_keys": [key]})
+    yield "locked", b"\0" + msgpack.packb({"opslimit": 1, "memlimit": 8192, "sealed": bytes(60)})
+    yield "no-card", b"\0" + msgpack.packb({"cards": [], "link_keys": []})
+
+
+def states() -> Inputs:
+    line = {"n": 1, "at": "2027-01-15T08:00:00Z", "what": "card signed", "by": {"uid": 0, "user": "root"}}
+    first = json.dumps(line | {"details": {"serial": 1}, "prev": trail.BEFORE_FIRST}).encode()
+    digest = trail._hash(first)
+    second = json.dumps(line | {"n": 2, "details": {}, "prev": digest}).encode()
+    yield "trail", b"\0" + b"1 " + digest.encode() + b"\0" + first + b"\n" + second + b"\n"
+    yield "trail-torn", b"\0" + b"\0" + first + b"\n" + second[:40]
+    yield "trail-head-alone", b"\0" + b"2 " + digest.encode() + b"\0"
+    yield f"{REGRESSION}trail-infinity", b"\0" + b"\0" + first.replace(b'"n": 1', b'"n": Infinity') + b"\n"
+    yield f"{REGRESSION}known-infinity", b'\1{"serial": Infinity}'
+    yield "known", b"\1" + json.dumps({"serial": 3, "given": 1, "at": 1.5}).encode()
 
 
 def control() -> Inputs:
@@ -269,6 +289,8 @@ MAKERS = {
     "fingerprint": fingerprints,
     "config": configs,
     "keyfile": key_files,
+    "bundle": bundles,
+    "state": states,
     "control": control,
     "control_answer": control_answers,
     "responder": handshakes,

@@ -35,6 +35,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
         "fingerprint": Target("cards", "fingerprint", 256),
         "config": Target("files", "config", 2048),
         "keyfile": Target("files", "key_file", 512),
+        "bundle": Target("files", "key_bundle", 8192),
+        "state": Target("files", "state_file", 2048),
         "control": Target("control", "request", 2048),
         "control_answer": Target("control", "answer", 2048),
         "responder": Target("handshakes", "responder", 8192, 2),
