@@ -14,6 +14,7 @@ from tests.second import card as cards
 from tests.second import tcp
 from tests.second.hub import Hub, Wire
 from tests.second.session import Session
+from tests.second.streams import DONE
 
 PRESENTED = "192.0.2.25"
 """What the MTA is told as our address: the carrier's own, on loopback, is none that an MTA may be told."""
@@ -30,21 +31,58 @@ class Daemon(RealHub):
         self.mta_port, self.second_port, self.port, self.submit_port = tcp.free_ports(4)
         self.ends: list[tcp.End] = []
         """Every TCP connection at the daemon's other side, ours to move and to close."""
+        self.running_with: str | None = None
+        """The lines of `[session]`, while it runs."""
         listen, deliver = f"127.0.0.1:{self.port}", f"127.0.0.1:{self.mta_port}"
         super().__init__("real.example", directory, listen=listen, deliver=deliver, namespace=None)
         self._made_config = self.config.read_text()
         self._pin(f"127.0.0.1:{self.second_port}" if dials else None)
-        self.card = cards.from_text(self._command("card"))
+        self.card = second.peer = cards.from_text(self._command("card"))
 
     def run(self, session: str) -> None:
-        """Start, with these lines in the section `[session]` of the configuration."""
+        """Start, with these lines in the section `[session]` of the configuration; both begin with a new boot."""
         self.config.write_text(self._made_config.replace("[session]\n", f"[session]\n{session}\n"))
         (self.directory / "run.log").unlink(missing_ok=True)
-        self.second.peer = self.card
         self.second.start_process()
-        self.mta, self.second_listens = tcp.listener(self.mta_port), tcp.listener(self.second_port)
+        self.running_with = session
         self.start()
         self.wait_until_started()
+
+    def open_listeners(self) -> None:
+        """The MTA's, and the one at which the second implementation is dialled."""
+        self.mta, self.second_listens = tcp.listener(self.mta_port), tcp.listener(self.second_port)
+
+    def close_sockets(self) -> None:
+        for carrier in self.second.carriers:
+            carrier.close()
+        for end in self.ends:
+            end.close()
+        self.ends.clear()
+        self.mta.close()
+        self.second_listens.close()
+
+    def ended(self) -> int:
+        """The exit status of a daemon that ends by itself, or by a signal that was sent before."""
+        assert self._child is not None
+        child = self._child
+        wait_until(lambda: not child.running, "the end of the daemon", detail=lambda: child.log)
+        return self.end()
+
+    def end(self) -> int:
+        """Stop; the exit status of the daemon."""
+        self.running_with = None
+        return self.stop()
+
+    def _pin(self, endpoint: str | None) -> None:
+        """`peer add`, with the card that the second implementation has signed."""
+        card = self.directory / "second.card"
+        card.write_text(cards.to_text(self.second.card))
+        arguments = [str(card), "--listen", f"127.0.0.1:{self.submit_port}", "--fingerprint", self.second.fingerprint]
+        if endpoint is not None:
+            arguments += ["--endpoint", endpoint]
+        self._command("peer", "add", *arguments)
+        peer_file = self.directory / "peers.d" / f"{self.second.name}.toml"
+        peer_file.write_text(peer_file.read_text() + f'\npresent_as = "{PRESENTED}"\n')
 
     @contextmanager
     def psk(self, psk: bytes) -> Iterator[None]:
@@ -63,28 +101,6 @@ class Daemon(RealHub):
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def end(self) -> None:
-        """Stop, and close whatever the run has left open."""
-        for carrier in self.second.carriers:
-            carrier.close()
-        for end in self.ends:
-            end.close()
-        self.ends.clear()
-        self.stop()
-        self.mta.close()
-        self.second_listens.close()
-
-    def _pin(self, endpoint: str | None) -> None:
-        """`peer add`, with the card that the second implementation has signed."""
-        card = self.directory / "second.card"
-        card.write_text(cards.to_text(self.second.card))
-        arguments = [str(card), "--listen", f"127.0.0.1:{self.submit_port}", "--fingerprint", self.second.fingerprint]
-        if endpoint is not None:
-            arguments += ["--endpoint", endpoint]
-        self._command("peer", "add", *arguments)
-        peer_file = self.directory / "peers.d" / f"{self.second.name}.toml"
-        peer_file.write_text(peer_file.read_text() + f'\npresent_as = "{PRESENTED}"\n')
-
 
 class Link:
     """What joins the second implementation and a running daemon, in one role; both roles look alike from here."""
@@ -92,11 +108,13 @@ class Link:
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
         self.second = daemon.second
+        self.wires: list[Wire] = []
 
     def connect(self, resume: Session | None = None) -> Wire:
         """The next carrier, its handshake not yet done; `resume` says what the initiator wants with it."""
         wire = self._connect(resume)
         wire.poll_others = self._poll
+        self.wires.append(wire)
         return wire
 
     def _connect(self, resume: Session | None) -> Wire:
@@ -120,6 +138,13 @@ class Link:
         client = tcp.End.to(self.daemon.submit_port)
         self.daemon.ends.append(client)
         return client
+
+    def close_sessions(self) -> None:
+        """Leave the daemon as it was before: each session that still has its carrier ends in order."""
+        for wire in self.wires:
+            if wire.carrier.up and not wire.ended and not wire.carrier.closed and wire.session.close_sent is None:
+                wire.session.close(DONE)
+                wire.until_ended()
 
     def delivered(self, wire: Wire) -> tcp.Delivered:
         """The connection that the daemon makes to its MTA, once its PROXY header is there."""

@@ -67,7 +67,7 @@ def test_a_close_that_we_did_not_see_is_sent_again(make_link: MakeLink) -> None:
 
 @ROLES
 def test_an_idle_daemon_stops(make_link: MakeLink, role: type[Link]) -> None:
-    link = make_link(role, PATIENT)
+    link = make_link(role, PATIENT, fresh=True)
     wire = link.connect().up()
     link.daemon.signal(signal.SIGTERM)
     wire.until(lambda: wire.session.closed is not None, "CLOSE")
@@ -76,13 +76,13 @@ def test_an_idle_daemon_stops(make_link: MakeLink, role: type[Link]) -> None:
     assert code in (streams.DRAINED, streams.RESTART)
     assert last == 0
     check_closed(wire, code)
-    assert link.daemon.stop() == 0
+    assert link.daemon.ended() == 0
 
 
 @ROLES
 def test_a_busy_daemon_stops(make_link: MakeLink, role: type[Link]) -> None:
     """What is open goes on to its end; an OPEN that GOAWAY has crossed is reset with its code (GA2)."""
-    link = make_link(role, PATIENT)
+    link = make_link(role, PATIENT, fresh=True)
     wire = link.connect().up()
     session = wire.session
     stream = session.streams.open()
@@ -106,7 +106,7 @@ def test_a_busy_daemon_stops(make_link: MakeLink, role: type[Link]) -> None:
     assert session.closed is None
     session.streams.end(stream)
     check_closed(wire, code)
-    assert link.daemon.stop() == 0
+    assert link.daemon.ended() == 0
 
 
 def test_our_goaway(link: Link) -> None:
