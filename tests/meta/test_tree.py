@@ -83,6 +83,6 @@ def test_every_python_file_says_what_it_is() -> None:
 
 
 def test_text_ends_with_a_line_end_and_has_no_carriage_returns() -> None:
-    texts = {path: text(path) for path in files() if path.suffix in {".py", ".md", ".toml", ".lock", ""}}
+    texts = {path: text(path) for path in files() if path.suffix in {".py", ".md", ".toml", ".lock", ".service"}}
     assert [path for path, content in texts.items() if content and not content.endswith("\n")] == []
     assert [path for path, content in texts.items() if content and "\r" in content] == []
