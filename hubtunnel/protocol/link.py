@@ -190,11 +190,18 @@ class Link:
         self._admit(session, now)
 
     def _admit(self, session: Session, now: float) -> None:
-        """RV9: take up a new session; when there are too many it is the newest that is closed."""
+        """RV9: take up a new session; when there are too many it is the newest that is closed.
+
+        Those that wait for the answer to CLOSE are bounded as well: a peer may begin sessions faster than they time out.
+        """
         crowded = sum(not s.ended for s in self.sessions) >= c.SESSIONS_PER_LINK
         self.sessions.append(session)
-        if crowded:
-            session.close(Code.LIMIT, "too many sessions with this peer", now)
+        if not crowded:
+            return
+        session.close(Code.LIMIT, "too many sessions with this peer", now)
+        closing = [s for s in self.sessions if s.phase is Phase.CLOSING]
+        if len(closing) > c.SESSIONS_PER_LINK:
+            closing[0].end(Code.LIMIT, "too many sessions of which this peer does not answer CLOSE", now)
 
     def _refused(self, carrier: Carrier, session: Session, data: bytes, now: float) -> None:
         """RS10: status 0: the peer has no such session; this carrier is a new one."""

@@ -205,7 +205,7 @@ class Session:
         self.phase = Phase.CLOSING if closing else Phase.UP
         self._attach(carrier, now)
         self._heard_on(carrier, now)
-        self._count_resume()
+        self._count_resume(now)
         if closing:
             self._queue_close(carrier)  # CL3: the session was resumed only to hear it again
         return True
@@ -232,10 +232,11 @@ class Session:
         self.answered = False
         self._clock.on_attached(now, waiting=self._awaited is not None)
 
-    def _count_resume(self) -> None:
+    def _count_resume(self, now: float) -> None:
         self.resumed += 1
         self.cards.greet()
         self._env.events.append(SessionResumed(self))
+        self._finish_if_drained(now)  # the offsets stand in for the last ACK
 
     def _heard_on(self, carrier: Carrier, now: float) -> None:
         """First record on a carrier: measure its round trip."""
@@ -341,7 +342,7 @@ class Session:
         self._send.rewind(received)
         self._stepper.begin(carrier, now)  # RK1 before anything else: the carrier is silent until it is there
         self._heard_on(carrier, now)
-        self._count_resume()
+        self._count_resume(now)
 
     def _data(self, plaintext: bytes, now: float) -> None:
         """BS2: count what was taken off the carrier, then read its frames."""

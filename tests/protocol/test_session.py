@@ -445,6 +445,26 @@ def test_GA4_drain_over_a_cut() -> None:
     assert pair.a.link.sessions == pair.b.link.sessions == []
 
 
+@pytest.mark.parametrize("hub_dials", [True, False], ids=["I", "R"])
+def test_GA4_resume_that_acknowledges_everything(hub_dials: bool) -> None:
+    """The last ACK was lost with the carrier: the offset in RESUME or RESUMED is as good, and CLOSE follows."""
+    puppet = Puppet()
+    line = puppet.up(hub_dials=hub_dials)
+    session, root = line.session, line.session.roots[0]
+    puppet.hub.link.drain(Code.DRAINED, puppet.now)
+    puppet.pump()
+    puppet.cut(line)
+    new = puppet.line(hub_dials=hub_dials)
+    if hub_dials:
+        ((_, said),) = new.take()
+        new.send(Record.RESUMED, puppet.resumed_record(new, said, root, session._send.end, 0))
+    else:
+        said = puppet.resume_record(new, session.sid, 0, root, session._send.end, len(HELLO))
+        new.send(Record.RESUME, said)
+    assert Record.CLOSE in new.kinds()
+    assert session.phase is Phase.CLOSING
+
+
 def test_GA5_newest_code_counts() -> None:
     """GOAWAY may come again with another code; the same one again is no news."""
     puppet = Puppet()
