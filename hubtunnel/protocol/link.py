@@ -192,7 +192,7 @@ class Link:
     def _admit(self, session: Session, now: float) -> None:
         """RV9: take up a new session; when there are too many it is the newest that is closed.
 
-        Those that wait for the answer to CLOSE are bounded as well: a peer may begin sessions faster than they time out.
+        Those that wait for the answer to CLOSE are bounded too: a peer may begin sessions faster than they time out.
         """
         crowded = sum(not s.ended for s in self.sessions) >= c.SESSIONS_PER_LINK
         self.sessions.append(session)
