@@ -57,8 +57,18 @@ def served(run_loop: RunLoop, path: Path, ask: Callable[[], Any]) -> Any:
 def test_request(run_loop: RunLoop, tmp_path: Path) -> None:
     path = tmp_path / "control.sock"
     answer = served(run_loop, path, lambda: request(path, "echo", peer="b", count=3, raw=b"\0"))
-    assert answer == {"ok": True, "asked": {"command": "echo", "peer": "b", "count": 3, "raw": b"\0"}}
+    assert answer == {
+        "ok": True,
+        "asked": {"command": "echo", "peer": "b", "count": 3, "raw": b"\0", control.CALLER: os.geteuid()},
+    }
     assert not path.exists()
+
+
+def test_who_asks_is_the_kernels_word(run_loop: RunLoop, tmp_path: Path) -> None:
+    """Whatever a request claims."""
+    path = tmp_path / "control.sock"
+    answer = served(run_loop, path, lambda: request(path, "echo", **{control.CALLER: 4_000_000}))
+    assert answer["asked"][control.CALLER] == os.geteuid()
 
 
 def test_mode(run_loop: RunLoop, tmp_path: Path) -> None:
