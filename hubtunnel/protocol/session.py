@@ -19,18 +19,17 @@ from hubtunnel.protocol.bytestream import ReceiveCount, SendBuffer
 from hubtunnel.protocol.cards import CardExchange
 from hubtunnel.protocol.carrier import Carrier
 from hubtunnel.protocol.clock import CARRIER_ENDS, Due, SessionClock
-from hubtunnel.protocol.constants import Code, Frame, Record
+from hubtunnel.protocol.constants import Code, Record
+from hubtunnel.protocol.dispatch import Dispatcher
 from hubtunnel.protocol.environment import Environment
 from hubtunnel.protocol.events import (
     CarrierLost,
     Job,
     Notice,
-    PeerGoingAway,
     Pong,
     Ratcheted,
     SessionEnded,
     SessionResumed,
-    SessionUp,
 )
 from hubtunnel.protocol.handshake import Established
 from hubtunnel.protocol.mux import Mux
@@ -76,7 +75,7 @@ class Session:
         self._mux = Mux(self, env.events, env.budget, env.settings.streams_per_peer, now)
         self._send = SendBuffer(env.budget)
         self._count = ReceiveCount()
-        self._parser = frames.FrameParser()
+        self._dispatcher = Dispatcher(self, env)
         self._awaited: Record | None = None  # the answer that our first record on this carrier still needs
         self._said_resume = b""
         self._end_code = int(Code.DONE)
@@ -106,6 +105,11 @@ class Session:
     def ended(self) -> bool:
         """Whether nothing will ever come of this session again."""
         return self.phase is Phase.ENDED
+
+    @property
+    def up(self) -> bool:
+        """Whether a carrier is there, and nothing of the end was said."""
+        return self.phase is Phase.UP
 
     @property
     def live(self) -> bool:
@@ -352,10 +356,7 @@ class Session:
         if self._count.due:
             self._acknowledge()
         try:
-            for kind, stream, payload in self._parser.feed(plaintext):
-                self._frame(kind, stream, payload)
-                if self.phase is not Phase.UP:
-                    return  # that frame ended the session
+            self._dispatcher.receive(plaintext)
         except ProtocolError as exc:
             self.fail(exc, now)
             return
@@ -384,44 +385,6 @@ class Session:
             if self.asked_at is not None and asked_at >= self.asked_at:
                 self.answered = True
             self._env.events.append(Pong(answered, now - asked_at))
-
-    # --- frames in ------------------------------------------------------------------------------------------
-
-    def _frame(self, kind: int, stream: int, payload: bytes) -> None:
-        if not self.greeted:
-            if kind != Frame.HELLO:
-                raise ProtocolError("a frame before HELLO")  # FR5
-            self._hello(payload)
-        elif kind >= c.OPTIONAL_FRAME_FROM:
-            return
-        elif stream:
-            self._mux.receive(kind, stream, payload)
-        elif kind == Frame.GOAWAY:
-            self._goaway(*frames.decode_goaway(payload))
-        elif kind in (Frame.HELLO, Frame.RECEIPT, Frame.RECEIPT_ACK):
-            raise ProtocolError(f"a {Frame(kind).name} frame out of place")  # FR4, FR5
-        else:
-            self.cards.receive(kind, payload)
-
-    def _hello(self, payload: bytes) -> None:
-        """FR6: what the peer cannot do without, we must have."""
-        version, _, requires = frames.decode_hello(payload)
-        missing = sorted(set(requires) - set(self._env.settings.capabilities))
-        if missing:
-            raise ProtocolError(
-                f"the peer (hubtunnel {version}) requires what is lacking here: {frames.printable(', '.join(missing))}",
-                "required_capability",
-            )
-        self.greeted = True
-        self.peer_version = version
-        self._env.events.append(SessionUp(self, version))
-
-    def _goaway(self, code: int, last: int) -> None:
-        """GA1, GA5: our streams above `last` are answered one by one with RESET; there is nothing to be done here."""
-        self._mux.check_last(last)
-        if self.goaway_received != code:
-            self.goaway_received = code
-            self._env.events.append(PeerGoingAway(self, code))
 
     # --- the ratchet ----------------------------------------------------------------------------------------
 
