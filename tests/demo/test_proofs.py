@@ -144,10 +144,10 @@ def test_a_letter_in_clear_is_found(stage: Stage, control: Findings) -> None:
 
 
 def test_a_control_that_missed_something_spoils_it(stage: Stage, control: Findings) -> None:
-    control.hits["TO:<letter-"] = 0
+    control.hits[":<letter-"] = 0
     proof = only(secrecy_of(stage, control))
     assert not proof.proved
-    assert "missed TO:<letter-" in proof.evidence
+    assert "missed :<letter-" in proof.evidence
 
 
 def test_a_recording_smaller_than_the_mail_spoils_it(stage: Stage, control: Findings) -> None:
