@@ -31,7 +31,7 @@ def of_session(session: Session) -> State:
         send.base,
         send.end,
         session._count.offset,
-        session._parser._partial,
+        session._dispatcher._parser._partial,
         streams,
         mux._highest_opened,
         mux._next_own,
@@ -60,8 +60,11 @@ def check_bounds(link: Link) -> None:
         assert len(carrier._asked) <= 16
     for session in link.sessions:
         send, mux = session._send, session._mux
+        if session.ended:  # is taken out of the list with the next call that settles it
+            assert not session.roots and not mux.streams and not send._kept
+            continue
         assert send.base <= send.next <= send.end
-        assert len(session._parser._partial) < c.FRAME_HEADER_LEN + c.FRAME_PAYLOAD_MAX
+        assert len(session._dispatcher._parser._partial) < c.FRAME_HEADER_LEN + c.FRAME_PAYLOAD_MAX
         assert 0 <= mux._control_bytes <= c.CONTROL_QUEUE_MAX + STREAM_FRAMES
         assert mux._control_bytes == sum(map(len, mux._control))
         assert len(mux.streams) <= session._env.settings.streams_per_peer

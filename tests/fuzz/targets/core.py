@@ -8,8 +8,8 @@ nothing but its carrier.
 
 from __future__ import annotations
 
-import copy
 import functools
+import pickle
 
 from hubtunnel.errors import ProtocolError
 from hubtunnel.protocol import events as ev
@@ -50,9 +50,9 @@ SHELL = ("drain", "close", "ping", "rekey", "hold jobs", "keep connections", "ow
 
 
 @functools.cache
-def blank() -> Puppet:
-    """A hub and its puppet before the first carrier: key pairs take long to make."""
-    return Puppet(Settings(version="fuzz", streams_per_peer=20, send_window=1 << 18), budget=1 << 20)
+def blank() -> bytes:
+    """A hub and its puppet before the first carrier, whose keys take long to make. Pickled, to be copied fast."""
+    return pickle.dumps(Puppet(Settings(version="fuzz", streams_per_peer=20, send_window=1 << 18), budget=1 << 20))
 
 
 class Play:
@@ -60,7 +60,7 @@ class Play:
 
     def __init__(self, data: bytes) -> None:
         self.choices = Choices(data)
-        self.puppet = copy.deepcopy(blank())
+        self.puppet: Puppet = pickle.loads(blank())
         self.lines: list[Line] = []
         self.rounds: dict[Line, Ratchet] = {}  # the puppet's own roots
         self.said: dict[Line, list[tuple[Record, bytes]]] = {}
@@ -85,7 +85,7 @@ class Play:
 
     def new_line(self) -> None:
         hub_dials = bool(self.choices.below(2))
-        if hub_dials and not self.link.wants_carrier(self.puppet.now) and self.link._replaceable() is None:
+        if hub_dials and not self.link.wants_carrier(self.puppet.now) and self.link.replaceable() is None:
             return  # the shell would not have dialled
         line = self.puppet.line(hub_dials=hub_dials)
         self.lines = [*self.lines[-7:], line]

@@ -6,8 +6,8 @@ the hubs come to rest with sessions that agree.
 
 from __future__ import annotations
 
-import copy
 import functools
+import pickle
 
 from hubtunnel.protocol import events as ev
 from hubtunnel.protocol.bytestream import Budget
@@ -67,9 +67,9 @@ class Pair(CorePair):
 
 
 @functools.cache
-def blank() -> Pair:
-    """Two hubs before the first carrier: key pairs take long to make."""
-    return Pair(Settings(version="fuzz", ratchet_after=30.0, streams_per_peer=20, send_window=1 << 16))
+def blank() -> bytes:
+    """Two hubs before the first carrier, whose keys take long to make. Pickled, to be copied fast."""
+    return pickle.dumps(Pair(Settings(version="fuzz", ratchet_after=30.0, streams_per_peer=20, send_window=1 << 16)))
 
 
 class Play:
@@ -77,7 +77,7 @@ class Play:
 
     def __init__(self, data: bytes) -> None:
         self.choices = Choices(data)
-        self.pair = copy.deepcopy(blank())
+        self.pair: Pair = pickle.loads(blank())
         self.labels: dict[Stream, bytes] = {}  # what is written into a stream begins with a label of its own
         self.seen: set[type] = set()  # kinds of events
         self.written: dict[bytes, bytearray] = {}  # by label
@@ -92,7 +92,7 @@ class Play:
     def step(self) -> None:
         pair, choices = self.pair, self.choices
         action, hub, wire = choices.pick(ACTIONS), self.hub(), self.wire()
-        if action == "dial" and (hub.link.wants_carrier(pair.now) or hub.link._replaceable() is not None):
+        if action == "dial" and (hub.link.wants_carrier(pair.now) or hub.link.replaceable() is not None):
             pair.dial(hub)
         elif action == "write":
             self.write(hub)
