@@ -61,7 +61,7 @@ def check_bounds(link: Link) -> None:
     for session in link.sessions:
         send, mux = session._send, session._mux
         if session.ended:  # is taken out of the list with the next call that settles it
-            assert not session.roots and not mux.streams and not send._kept
+            assert (session.roots, mux.streams, len(send._kept)) == ({}, {}, 0)
             continue
         assert send.base <= send.next <= send.end
         assert len(session._dispatcher._parser._partial) < c.FRAME_HEADER_LEN + c.FRAME_PAYLOAD_MAX
