@@ -162,7 +162,10 @@ class Tap:
                     return self._broken(passage, sink, writers)
         passage.ended_by = passage.ended_by or source
         if not writer.is_closing():
-            writer.write_eof()
+            try:
+                writer.write_eof()
+            except OSError:  # reset before we noticed
+                return self._broken(passage, sink, writers)
         return None
 
     def _broken(self, passage: Passage, by: str, writers: tuple[asyncio.StreamWriter, ...]) -> None:

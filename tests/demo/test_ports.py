@@ -12,7 +12,7 @@ import pytest
 from hubtunnel.demo.ports import Ports
 
 
-def test_a_server_can_listen_on_it_again_and_again(run: Callable[[Any], Any]) -> None:
+def test_a_server_can_listen_on_it_again_and_again(run_loop: Callable[[Any], Any]) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"here")
         writer.close()
@@ -27,7 +27,7 @@ def test_a_server_can_listen_on_it_again_and_again(run: Callable[[Any], Any]) ->
             await server.wait_closed()
 
     with Ports() as ports:
-        run(scene(ports.reserve()))
+        run_loop(scene(ports.reserve()))
 
 
 def test_nobody_listens_until_then() -> None:

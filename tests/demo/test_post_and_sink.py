@@ -26,7 +26,7 @@ def letters(sizes: list[int]) -> list[Any]:
     return [write_letter(n, "near.example", "far.example", size, MARK) for n, size in enumerate(sizes)]
 
 
-def test_mail_arrives_as_it_was_sent(run: Run) -> None:
+def test_mail_arrives_as_it_was_sent(run_loop: Run) -> None:
     mail = letters([1_000] * 20 + [50_000] * 5 + [2_000_000])
 
     async def scene() -> None:
@@ -43,10 +43,10 @@ def test_mail_arrives_as_it_was_sent(run: Run) -> None:
             assert verdict.identical == 26
             assert sink.bytes == sum(letter.size for letter in mail)
 
-    run(scene())
+    run_loop(scene())
 
 
-def test_the_control_finds_every_needle_in_plain_smtp(run: Run, tmp_path: Path) -> None:
+def test_the_control_finds_every_needle_in_plain_smtp(run_loop: Run, tmp_path: Path) -> None:
     mail = letters([1_000, 300_000])
 
     async def scene() -> None:
@@ -62,10 +62,10 @@ def test_the_control_finds_every_needle_in_plain_smtp(run: Run, tmp_path: Path) 
             assert found.hits["letters"] >= 300_000 // 64
             assert search(tap.recordings(), needles(b"QQQQQQQQQQQQQQQQ")).hits["letters"] == 0
 
-    run(scene())
+    run_loop(scene())
 
 
-def test_harm_on_a_plain_connection_shows_in_the_comparison(run: Run, tmp_path: Path) -> None:
+def test_harm_on_a_plain_connection_shows_in_the_comparison(run_loop: Run, tmp_path: Path) -> None:
     mail = letters([400_000, 400_000])
 
     async def scene() -> None:
@@ -87,10 +87,10 @@ def test_harm_on_a_plain_connection_shows_in_the_comparison(run: Run, tmp_path: 
             assert not verdict.clean
             assert verdict.faults() == "1 missing (letter-1@far.example), 1 altered (letter-0@far.example)"
 
-    run(scene())
+    run_loop(scene())
 
 
-def test_a_letter_that_came_twice_is_noticed(run: Run) -> None:
+def test_a_letter_that_came_twice_is_noticed(run_loop: Run) -> None:
     mail = letters([1_000])
 
     async def scene() -> None:
@@ -99,10 +99,10 @@ def test_a_letter_that_came_twice_is_noticed(run: Run) -> None:
                 await office.send(sink.port, [[mail[0], mail[0]]], helo="near.example")
             assert sink.compare(mail).doubled == ["letter-0@far.example"]
 
-    run(scene())
+    run_loop(scene())
 
 
-def test_a_letter_under_another_sender_is_altered(run: Run) -> None:
+def test_a_letter_under_another_sender_is_altered(run_loop: Run) -> None:
     mail = letters([1_000])
     forged = write_letter(0, "elsewhere.example", "far.example", 1_000, MARK)
 
@@ -112,10 +112,10 @@ def test_a_letter_under_another_sender_is_altered(run: Run) -> None:
                 await office.send(sink.port, [[forged]], helo="near.example")
             assert sink.compare(mail).altered == ["letter-0@far.example"]
 
-    run(scene())
+    run_loop(scene())
 
 
-def test_a_sink_behind_a_hub_wants_a_proxy_header(run: Run) -> None:
+def test_a_sink_behind_a_hub_wants_a_proxy_header(run_loop: Run) -> None:
     header = b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c" + bytes([192, 0, 2, 7, 127, 0, 0, 1]) + b"\x10\x00\x00\x19"
 
     async def scene() -> None:
@@ -133,10 +133,10 @@ def test_a_sink_behind_a_hub_wants_a_proxy_header(run: Run) -> None:
             writer.close()
             assert sink.proxied == 1
 
-    run(scene())
+    run_loop(scene())
 
 
-def test_kept_mail_lies_in_files(run: Run, tmp_path: Path) -> None:
+def test_kept_mail_lies_in_files(run_loop: Run, tmp_path: Path) -> None:
     mail = letters([1_000, 2_000, 1_000])
 
     async def scene() -> list[str]:
@@ -147,13 +147,13 @@ def test_kept_mail_lies_in_files(run: Run, tmp_path: Path) -> None:
                 await office.send(sink.port, [mail[1:]], helo="near.example")
             return [sink.kept.get_nowait().name, sink.kept.get_nowait().name]
 
-    assert run(scene()) == ["0001.eml", "0002.eml"]
+    assert run_loop(scene()) == ["0001.eml", "0002.eml"]
     head = b"Return-Path: <alice@near.example>\r\nDelivered-To: letter-1@far.example\r\n"
     assert (tmp_path / "0001.eml").read_bytes() == head + mail[1].content
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_an_error_of_the_server_is_reported_in_its_words(run: Run) -> None:
+def test_an_error_of_the_server_is_reported_in_its_words(run_loop: Run) -> None:
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"421 4.4.1 hubtunnel: far.example: refused\r\n")
         writer.close()
@@ -171,11 +171,11 @@ def test_an_error_of_the_server_is_reported_in_its_words(run: Run) -> None:
             server.close()
             await server.wait_closed()
 
-    run(scene())
+    run_loop(scene())
 
 
 @pytest.mark.timeout(20)
-def test_leaving_the_post_office_breaks_sessions_that_hang(run: Run) -> None:
+def test_leaving_the_post_office_breaks_sessions_that_hang(run_loop: Run) -> None:
     async def scene() -> None:
         with socket.create_server(("127.0.0.1", 0)) as mute:
             with PostOffice(clients=2) as office:
@@ -188,5 +188,5 @@ def test_leaving_the_post_office_breaks_sessions_that_hang(run: Run) -> None:
                 connection.close()
             await asyncio.gather(work, return_exceptions=True)
 
-    run(scene())
+    run_loop(scene())
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("smtp-client")]

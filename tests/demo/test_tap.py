@@ -21,14 +21,17 @@ LIMIT_S = 20
 async def echo_server() -> AsyncIterator[tuple[str, int]]:
     """Sends back what it gets, with a half-close after the other's."""
 
+    handlers: set[asyncio.Task[None] | None] = set()
+
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.add(asyncio.current_task())
         try:
             while data := await reader.read(65536):
                 writer.write(data)
                 await writer.drain()
             writer.write_eof()
-        except ConnectionError:
-            pass
+        except OSError:
+            pass  # it was reset
         finally:
             writer.close()
 
@@ -38,6 +41,7 @@ async def echo_server() -> AsyncIterator[tuple[str, int]]:
     finally:
         server.close()
         await server.wait_closed()
+        await asyncio.gather(*(handler for handler in handlers if handler))
 
 
 async def exchange(port: int, data: bytes) -> bytes:
@@ -58,7 +62,7 @@ async def exchange(port: int, data: bytes) -> bytes:
         writer.close()
 
 
-def test_everything_passes_both_ways_and_is_recorded(run: Run, tmp_path: Path) -> None:
+def test_everything_passes_both_ways_and_is_recorded(run_loop: Run, tmp_path: Path) -> None:
     data = os.urandom(3_000_000)
 
     async def scene() -> None:
@@ -70,10 +74,10 @@ def test_everything_passes_both_ways_and_is_recorded(run: Run, tmp_path: Path) -
             assert {path.read_bytes() == data for path in tap.recordings()} == {True}
             assert len(tap.recordings()) == 2
 
-    run(scene())
+    run_loop(scene())
 
 
-def test_every_connection_has_its_own_recording(run: Run, tmp_path: Path) -> None:
+def test_every_connection_has_its_own_recording(run_loop: Run, tmp_path: Path) -> None:
     async def scene() -> None:
         async with asyncio.timeout(LIMIT_S), echo_server() as upstream, Tap(upstream, tmp_path) as tap:
             answers = await asyncio.gather(*(exchange(tap.port, bytes([n]) * 1000) for n in range(5)))
@@ -81,12 +85,12 @@ def test_every_connection_has_its_own_recording(run: Run, tmp_path: Path) -> Non
             assert len(tap.passages) == 5
             assert len({path.read_bytes() for path in tap.recordings()}) == 5
 
-    run(scene())
+    run_loop(scene())
 
 
 @pytest.mark.parametrize("way", list(Way))
 @pytest.mark.parametrize("after", [0, 1, 99_999, 700_000, 999_999])
-def test_a_flip_turns_one_bit_of_that_byte(run: Run, tmp_path: Path, way: Way, after: int) -> None:
+def test_a_flip_turns_one_bit_of_that_byte(run_loop: Run, tmp_path: Path, way: Way, after: int) -> None:
     data = os.urandom(1_000_000)
 
     async def scene() -> None:
@@ -98,12 +102,12 @@ def test_a_flip_turns_one_bit_of_that_byte(run: Run, tmp_path: Path, way: Way, a
             assert answer == data[:after] + bytes([data[after] ^ 1]) + data[after + 1 :]
             assert fault.passage is tap.passages[0]
 
-    run(scene())
+    run_loop(scene())
 
 
 @pytest.mark.parametrize("way", list(Way))
 @pytest.mark.parametrize("after", [0, 1, 500_000])
-def test_a_cut_resets_both_sides_after_that_byte(run: Run, tmp_path: Path, way: Way, after: int) -> None:
+def test_a_cut_resets_both_sides_after_that_byte(run_loop: Run, tmp_path: Path, way: Way, after: int) -> None:
     data = os.urandom(1_000_000)
 
     async def scene() -> None:
@@ -119,10 +123,10 @@ def test_a_cut_resets_both_sides_after_that_byte(run: Run, tmp_path: Path, way: 
             assert passage.files[way].read_bytes() == data[:after]
             assert await exchange(tap.port, b"again") == b"again", "the next connection is untouched"
 
-    run(scene())
+    run_loop(scene())
 
 
-def test_faults_count_over_passages_from_when_they_were_armed(run: Run, tmp_path: Path) -> None:
+def test_faults_count_over_passages_from_when_they_were_armed(run_loop: Run, tmp_path: Path) -> None:
     async def scene() -> None:
         async with asyncio.timeout(LIMIT_S), echo_server() as upstream, Tap(upstream, tmp_path) as tap:
             assert await exchange(tap.port, b"a" * 100) == b"a" * 100
@@ -132,10 +136,10 @@ def test_faults_count_over_passages_from_when_they_were_armed(run: Run, tmp_path
             assert await exchange(tap.port, b"a" * 100) == b"a" * 50 + b"`" + b"a" * 49
             assert fault.passage is tap.passages[2]
 
-    run(scene())
+    run_loop(scene())
 
 
-def test_several_faults_in_one_chunk_strike_in_their_order(run: Run, tmp_path: Path) -> None:
+def test_several_faults_in_one_chunk_strike_in_their_order(run_loop: Run, tmp_path: Path) -> None:
     async def scene() -> None:
         async with asyncio.timeout(LIMIT_S), echo_server() as upstream, Tap(upstream, tmp_path) as tap:
             cut = tap.arm(Harm.CUT, Way.OUT, 30)
@@ -148,10 +152,10 @@ def test_several_faults_in_one_chunk_strike_in_their_order(run: Run, tmp_path: P
             assert not later.struck.is_set(), "what lay behind the cut is still to come"
             assert (await exchange(tap.port, b"a" * 11))[10:] == b"`"
 
-    run(scene())
+    run_loop(scene())
 
 
-def test_an_upstream_that_is_not_there_ends_the_connection(run: Run, tmp_path: Path) -> None:
+def test_an_upstream_that_is_not_there_ends_the_connection(run_loop: Run, tmp_path: Path) -> None:
     async def scene() -> None:
         async with echo_server() as gone:
             pass
@@ -164,10 +168,10 @@ def test_an_upstream_that_is_not_there_ends_the_connection(run: Run, tmp_path: P
             writer.close()
             assert tap.passages[0].ended_by == "far end"
 
-    run(scene())
+    run_loop(scene())
 
 
-def test_leaving_it_ends_connections_that_are_open(run: Run, tmp_path: Path) -> None:
+def test_leaving_it_ends_connections_that_are_open(run_loop: Run, tmp_path: Path) -> None:
     async def scene() -> None:
         async with asyncio.timeout(LIMIT_S), echo_server() as upstream:
             async with Tap(upstream, tmp_path) as tap:
@@ -180,4 +184,4 @@ def test_leaving_it_ends_connections_that_are_open(run: Run, tmp_path: Path) -> 
                 pass
             writer.close()
 
-    run(scene())
+    run_loop(scene())
