@@ -135,7 +135,8 @@ class AesGcm:
                 product = product >> 8 ^ _REDUCTION[product & 255] ^ table[state & 255]
                 state >>= 8
             state = product
-        mask = self._block(*struct.unpack(">3I", nonce), 1)
+        a, b, c = struct.unpack(">3I", nonce)
+        mask = self._block(a, b, c, 1)
         return (state ^ mask).to_bytes(TAG, "big")
 
     def seal(self, nonce: bytes, data: bytes, associated: bytes) -> bytes:

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 
 from tests.second import card as cards
 from tests.second.card import Card
-from tests.second.carrier import Carrier, Initiator, Responder
+from tests.second.carrier import Carrier
+from tests.second.initiator import Initiator
 from tests.second.keys import HOUR, NO_PSK, Identity, LinkKey, Pair, fingerprint_text
+from tests.second.responder import Responder
 from tests.second.session import Session
 
 DEADLINE = 20.0

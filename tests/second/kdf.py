@@ -30,7 +30,7 @@ def u64(value: int) -> bytes:
     return value.to_bytes(8, "big")
 
 
-def number(encoded: bytes) -> int:
+def number(encoded: bytes | bytearray) -> int:
     return int.from_bytes(encoded, "big")
 
 

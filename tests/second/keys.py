@@ -40,19 +40,26 @@ class LinkKey:
         return cls(secrets.token_bytes(32), secrets.token_bytes(64))
 
     @functools.cached_property
+    def _mlkem768(self) -> tuple[bytes, bytes]:
+        """Public and private key, expanded from the seed."""
+        public, private = ML_KEM_768.key_derive(self.m_seed)
+        return bytes(public), bytes(private)
+
+    @functools.cached_property
     def public(self) -> LinkPublic:
-        return LinkPublic(curve25519.x25519_public(self.x_seed), ML_KEM_768.key_derive(self.m_seed)[0])
+        return LinkPublic(curve25519.x25519_public(self.x_seed), self._mlkem768[0])
 
     def dh(self, public: bytes) -> bytes:
         return curve25519.x25519(self.x_seed, public)
 
     def decapsulate(self, ciphertext: bytes) -> bytes:
-        return ML_KEM_768.decaps(ML_KEM_768.key_derive(self.m_seed)[1], ciphertext)
+        return bytes(ML_KEM_768.decaps(self._mlkem768[1], ciphertext))
 
 
 def encapsulate(public: bytes) -> tuple[bytes, bytes]:
     """Shared secret and ciphertext; ValueError for a key that fails the modulus check."""
-    return ML_KEM_768.encaps(public)
+    secret, ciphertext = ML_KEM_768.encaps(public)
+    return bytes(secret), bytes(ciphertext)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def test_what_a_stranger_sees(make_link: MakeLink) -> None:
         wire.until_ended()
         assert wire.carrier.log == [], what
         assert wire.bytes_received == (2240 if what == "auth_I" else 0), what
-        assert 9.5 < time.monotonic() - begun < 17, what
+        assert time.monotonic() - begun > 9.5, what
 
 
 def test_an_answer_that_does_not_verify(make_link: MakeLink) -> None:

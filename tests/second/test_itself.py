@@ -6,9 +6,10 @@ import pytest
 
 from tests.second import records, streams
 from tests.second.card import from_text, to_text
-from tests.second.carrier import Initiator, Responder
 from tests.second.hub import Hub, carry
+from tests.second.initiator import Initiator
 from tests.second.records import Drop
+from tests.second.responder import Responder
 from tests.second.schedule import WrongAuth
 from tests.second.session import Session
 from tests.second.streams import Fault

@@ -7,10 +7,11 @@ import time
 import pytest
 
 from tests.second import records, tcp
-from tests.second.carrier import Initiator, Responder
 from tests.second.conftest import MakeLink
 from tests.second.daemon import DaemonDials, Link, WeDial
 from tests.second.hub import Wire
+from tests.second.initiator import Initiator
+from tests.second.responder import Responder
 from tests.second.streams import Stream
 
 pytestmark = pytest.mark.e2e
@@ -87,7 +88,7 @@ def test_the_daemons_ratchet_steps_are_answered(make_link: MakeLink) -> None:
 
 def test_ping_is_answered_and_sent(make_link: MakeLink) -> None:
     """The daemon pings a silent carrier, and gives up one on which nothing comes (LV1, LV2)."""
-    link = make_link(WeDial, 'drain = "0s"\nkeepalive = "300ms"')
+    link = make_link(WeDial, 'drain = "0s"\nkeepalive = "500ms"')
     wire = link.connect().up()
     wire.carrier.ping(b"8 bytes.")
     wire.until(lambda: wire.carrier.pongs == [b"8 bytes."], "PONG")

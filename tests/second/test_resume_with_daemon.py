@@ -6,10 +6,12 @@ import copy
 
 import pytest
 
-from tests.second.carrier import Initiator, Responder
 from tests.second.conftest import MakeLink
 from tests.second.daemon import DaemonDials, Link, WeDial
 from tests.second.hub import Wire
+from tests.second.initiator import Initiator
+from tests.second.responder import Responder
+from tests.second.schedule import M1_LEN, M3_LEN
 from tests.second.session import Session
 
 pytestmark = pytest.mark.e2e
@@ -108,7 +110,8 @@ def test_a_cut_in_a_ratchet_step_of_ours(make_link: MakeLink, seen: bool) -> Non
 def test_a_cut_in_a_ratchet_step_of_the_daemons(make_link: MakeLink) -> None:
     """We hold both roots; the daemon names the one that it holds."""
     link = make_link(DaemonDials, 'drain = "0s"\nratchet_after = "1s"')
-    wire = link.connect().up()
+    wire = link.connect()
+    wire.until(lambda: wire.carrier.up, "START")
     session = wire.session
     wire.until_received(lambda: len(session.roots) == 2)
     wire.cut()
@@ -181,3 +184,19 @@ def test_a_dial_that_is_not_higher_is_dropped(make_link: MakeLink) -> None:
     assert late.carrier.log == []
     wire.carrier.ping(b"12345678")
     wire.until(lambda: wire.carrier.pongs, "PONG on the session, which is not touched")
+
+
+def test_a_start_that_we_never_saw(make_link: MakeLink) -> None:
+    """RS10's exception: the daemon's byte stream comes again from offset 0, with its one HELLO."""
+    link = make_link(DaemonDials)
+    wire = link.connect()
+    wire.until_received(lambda: wire.carrier.out)
+    wire.deaf = True
+    wire.until(lambda: wire.bytes_received > M1_LEN + M3_LEN, "M3 and what follows it")
+    wire.cut()
+    assert link.second.sessions == {}
+    wire = link.connect().up()
+    stream = wire.session.streams.open()
+    mta = link.delivered(wire)
+    mta.send(b"220 at the second attempt\r\n")
+    wire.until(lambda: stream.received == b"220 at the second attempt\r\n", "the greeting")
