@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT = 10.0  # seconds that a closing carrier may take to take its last bytes
 FIN_LINGER = 2.0  # seconds between our FIN and our close towards a stranger, so that no unread byte makes it a RST
 DRAIN_PAUSE = 1.0  # a stranger that floods is read one buffer a second
+# `data_to_send` fills up to SEAL_AHEAD while there is something: less than this much was all there was.
+DRAINED = c.SEAL_AHEAD // 2
 # Bytes in the socket's user-space buffer at which no more records are sealed, and at which sealing goes on.
 WRITE_HIGH = c.SEAL_AHEAD - 1
 WRITE_LOW = c.SEAL_AHEAD // 2
@@ -69,16 +71,16 @@ class Connection(asyncio.Protocol):
     def flush(self, now: float) -> None:
         """Seal and write while the socket has room; called once per turn, and when the socket has room again."""
         carrier, link, transport = self.carrier, self.link, self.transport
-        if carrier is None or link is None or self.lost:
+        if carrier is None or link is None or transport.is_closing():
             return
         core = link.core
-        while transport.get_write_buffer_size() < c.SEAL_AHEAD:
+        while transport.get_write_buffer_size() < c.SEAL_AHEAD and core.has_output(carrier):
             data = core.data_to_send(carrier, now)
-            if not data:
-                if self._closing:
-                    transport.close()
-                return
             transport.write(data)
+            if len(data) < DRAINED:
+                break  # fast path: that was all, no need to ask again
+        if self._closing and not core.has_output(carrier):
+            transport.close()
 
     def resume_writing(self) -> None:
         """The socket took most of what was sealed."""
@@ -109,11 +111,11 @@ class DialledConnection(Connection):
     """A dial: M1 goes out as soon as it is computed. `outcome` becomes True, or the word why not.
 
     ``auth``: the answer does not verify; ``silent``: the other side closed without an answer; ``key``: our own key or
-    the peer's card cannot be used.
+    the peer's card cannot be used; ``changed``: keys were changed meanwhile, `on_established` knows no link any more.
     """
 
     def __init__(
-        self, workers: Workers, initiator: Initiator, on_established: Callable[[Established], PeerLink]
+        self, workers: Workers, initiator: Initiator, on_established: Callable[[Established], PeerLink | None]
     ) -> None:
         super().__init__(workers)
         self.outcome: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
@@ -136,11 +138,16 @@ class DialledConnection(Connection):
         if job is not None:
             self._workers.run(job, self._job_done)
         out = initiator.data_to_send()
-        if out:
+        if out and not self.transport.is_closing():
             self.transport.write(out)
         if initiator.established is not None:
-            self.become_carrier(self._on_established(initiator.established), initiator.established)
-            self._end(None)
+            link = self._on_established(initiator.established)
+            if link is None:
+                self.transport.close()
+                self._end("changed")
+            else:
+                self.become_carrier(link, initiator.established)
+                self._end(None)
         elif initiator.failed is not None:
             self.transport.close()
             self._end(initiator.failed)
@@ -207,7 +214,7 @@ class AcceptedConnection(Connection):
 
     def _read_on(self) -> None:
         self._pause = None
-        if not self.lost:
+        if not self.transport.is_closing():
             self.transport.resume_reading()
 
     def _step(self) -> None:
@@ -220,7 +227,7 @@ class AcceptedConnection(Connection):
                 self._drain("bucket")
                 return
         out = responder.data_to_send()
-        if out:
+        if out and not self.transport.is_closing():
             self.transport.write(out)
         if responder.established is not None:
             self._authenticated(responder.established)
@@ -236,7 +243,7 @@ class AcceptedConnection(Connection):
         if self._timer is not None:
             self._timer.cancel()
         link = self._on_established(self, established)
-        if link is None:  # the peer was removed while this ran
+        if link is None:  # the peer was removed, or keys were changed, while this ran
             self.transport.close()
         else:
             self.become_carrier(link, established)

@@ -10,23 +10,27 @@ from typing import Any
 
 from hubtunnel import __version__
 from hubtunnel.config import Peer, SessionSettings
-from hubtunnel.daemon import reasons
+from hubtunnel.daemon import contexts, reasons
 from hubtunnel.daemon.carrier import Connection
 from hubtunnel.daemon.dialler import Dialler
 from hubtunnel.daemon.local import LocalSide, text_of
 from hubtunnel.daemon.logs import event, log
 from hubtunnel.daemon.reasons import Failure
-from hubtunnel.daemon.services import Services
+from hubtunnel.daemon.resting import Resting
+from hubtunnel.daemon.services import CardEvent, Services
 from hubtunnel.errors import HubtunnelError, Reason
 from hubtunnel.identity.pins import HubKeys, PeerKeys
 from hubtunnel.protocol import events as ev
+from hubtunnel.protocol.cards import HeldCard
 from hubtunnel.protocol.carrier import Carrier
 from hubtunnel.protocol.constants import Code, code_word
 from hubtunnel.protocol.handshake import Established
 from hubtunnel.protocol.link import Link, Settings
 from hubtunnel.protocol.pair import PairContext
+from hubtunnel.protocol.session import Session
 
 PING_TIMEOUT = 10.0
+LOOK_EVERY = 0.02  # seconds; under traffic the core is asked for its next deadline no oftener: so much late harms none
 TIMER_SLACK = 0.001  # the loop's clock may be so much behind ours: a timer must not find that it came early
 
 
@@ -68,6 +72,7 @@ class PeerLink:
         self._turn_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
+        self._look_at = 0.0
         self.closed = False
         self.local = LocalSide(self, session, streams_per_peer)
         self._handlers: dict[type[ev.Event], Callable[[Any], None]] = {
@@ -86,12 +91,14 @@ class PeerLink:
             ev.Pong: self._on_pong,
             ev.Alarm: self._on_alarm,
             ev.Notice: self._on_notice,
-            ev.CardReceived: self._on_card_received,
+            ev.CardReceived: self._on_card_event,
             ev.CardAcknowledged: self._on_card_event,
             ev.CardRefused: self._on_card_event,
             ev.OwnCardsBehind: self._on_card_event,
         }
         self.dialler = Dialler(self)
+        self.resting = Resting(self)
+        self._hold_cards()
 
     @property
     def peer(self) -> Peer:
@@ -104,9 +111,9 @@ class PeerLink:
         return self.keys.name
 
     @property
-    def announced(self) -> frozenset[bytes]:
-        """Own link keys that our newest card holds: the peer may know them."""
-        return frozenset(key.id for key in self.own.card.card.link_keys)
+    def announced(self) -> frozenset[contexts.OwnKey]:
+        """Our link keys that the peer is known to know."""
+        return contexts.announced(self.own, self.keys)
 
     # --- life -----------------------------------------------------------------------------------------------
 
@@ -124,22 +131,52 @@ class PeerLink:
         pair_contexts: tuple[PairContext, ...],
     ) -> None:
         """Take new settings and keys without touching what runs."""
-        dial_anew = keys.config.endpoints != self.peer.endpoints or pair_contexts != self.contexts
-        self.own, self.keys, self.contexts = own, keys, pair_contexts
+        endpoints, psk = self.peer.endpoints, self.keys.psk
         self.local.reconfigure(keys.config, session, streams_per_peer)
         self.core.settings = core_settings(session, streams_per_peer)
-        self._drop_retired()
-        if dial_anew:
+        self.set_keys(own, keys, pair_contexts)
+        self.resting.keys_changed()
+        if keys.config.endpoints != endpoints:
+            self.dialler.promising()
+        if keys.psk != psk:
+            self.resting.give_up("the pre-shared key was changed")
             self.dialler.promising()
 
-    def _drop_retired(self) -> None:
-        """Carriers that rest on a link key which is no longer listed, or was revoked: sessions resume on others."""
-        ours, theirs = {key.id for key in self.own.links}, {key.id for key in self.keys.links}
-        for connection in self.connections:
-            used = connection.carrier.established if connection.carrier is not None else None
-            if used is not None and (used.own.id not in ours or used.theirs.id not in theirs):
-                event(log.warning, "carrier_key_retired", peer=self.name, address=text_of(connection.address))
-                connection.abort()
+    # --- keys -----------------------------------------------------------------------------------------------
+
+    def set_keys(self, own: HubKeys, keys: PeerKeys, pair_contexts: tuple[PairContext, ...]) -> None:
+        """What is in force from now on: announced, and dialled with. (`resting.keys_changed` cuts what it revokes.)"""
+        changed = pair_contexts != self.contexts
+        self.own, self.keys, self.contexts = own, keys, pair_contexts
+        self.core.set_identities(own.idfp, keys.idfp)
+        self._hold_cards()
+        self.dialler.look_for_better_keys()
+        if changed and not self.up:
+            self.dialler.promising()
+
+    def _hold_cards(self) -> None:
+        own = tuple(HeldCard(each.card.serial, each.card.hash, each.data) for each in self.own.cards)
+        latest = self.keys.cards.latest
+        self.core.set_cards(own, HeldCard(latest.card.serial, latest.card.hash, latest.data), self.now())
+        self.touch()
+
+    def time_passed(self, pair_contexts: tuple[PairContext, ...] | None = None) -> None:
+        """Windows begin and end. `pair_contexts` are those of a new hour."""
+        if pair_contexts is not None:
+            self.contexts = pair_contexts
+        self.dialler.look_for_better_keys()
+        self.resting.time_passed()
+
+    def better_pair(self) -> PairContext | None:
+        """The pair of link keys that the session which we dialled should move to; None when it rests well."""
+        return self.resting.better_pair()
+
+    def cut(self, session: Session, why: str) -> None:
+        """End a session at once, without a word to the peer."""
+        event(log.warning, "session_cut", peer=self.name, session=_sid(session.sid), why=why)
+        self.core.cut(session, why, self.now())
+        self._drain_events()
+        self.touch()
 
     def drain(self, code: int) -> None:
         """Take no new streams, tell the peer, and end when those that run have ended."""
@@ -196,6 +233,8 @@ class PeerLink:
         connection.carrier = carrier  # before events of what came behind the handshake are looked at
         self._drain_events()
         self.touch()
+        self.services.key_used(self, established.own)
+        self.dialler.look_for_better_keys()
         return carrier
 
     def carrier_data(self, carrier: Carrier, data: bytes) -> None:
@@ -245,9 +284,13 @@ class PeerLink:
             connection.flush(now)
         if self._drain_events():
             self.touch()
-        at = core.next_deadline()
-        if at is not None and at < self._timer_at and not self.closed:
-            self._arm(at)
+        if now >= self._look_at:
+            self._look_at = now + LOOK_EVERY
+            at = core.next_deadline()
+            if at is not None and at < self._timer_at and not self.closed:
+                self._arm(at)
+        elif self._timer_at > self._look_at and not self.closed:
+            self._arm(self._look_at)
 
     def _arm(self, at: float) -> None:
         if self._timer is not None:
@@ -259,9 +302,11 @@ class PeerLink:
         """May come early, when the deadline has moved: a timer is only ever moved forward."""
         self._timer = None
         self._timer_at = float("inf")
+        self._look_at = 0.0
         self.core.handle_deadline(self.now())
         self._drain_events()
-        self.dialler.wake()
+        if not self.up:
+            self.dialler.wake()
         self.touch()
 
     def _job_done(self, job: ev.Job, result: object) -> None:
@@ -333,6 +378,7 @@ class PeerLink:
     def _session_changed(self) -> None:
         """A stream may be possible now, or no longer; perhaps a dial is wanted."""
         ready = self.core.ready
+        self.dialler.look_for_better_keys()
         self.dialler.wake()
         self.services.progress.set()
         if ready:
@@ -358,15 +404,8 @@ class PeerLink:
     def _on_notice(self, happened: ev.Notice) -> None:
         event(log.warning, "notice", peer=self.name, code=happened.code, text=happened.text)
 
-    def _on_card_received(self, happened: ev.CardReceived) -> None:
-        """This version takes cards from files only, and says so."""
-        self.core.card_refused(happened.session, happened.serial, Code.REFUSED)
-        self._on_card_event(happened)
-
-    def _on_card_event(
-        self, happened: ev.CardReceived | ev.CardAcknowledged | ev.CardRefused | ev.OwnCardsBehind
-    ) -> None:
-        event(log.info, "card", peer=self.name, what=type(happened).__name__, serial=happened.serial)
+    def _on_card_event(self, happened: CardEvent) -> None:
+        self.services.card_event(self, happened)
 
     # --- reasons --------------------------------------------------------------------------------------------
 

@@ -115,8 +115,8 @@ class Relay(asyncio.Protocol):
     def stream_data(self, data: bytes) -> None:
         """The peer's MTA speaks."""
         transport, stream = self.transport, self.stream
-        if transport is None or stream is None:
-            return
+        if transport is None or stream is None or transport.is_closing():
+            return  # the local socket broke a moment ago: `connection_lost` comes and resets the stream
         self.active_at = self.side.now()
         self.bytes_from_peer += len(data)
         transport.write(data)
@@ -135,8 +135,9 @@ class Relay(asyncio.Protocol):
 
     def stream_writable(self) -> None:
         """The stream took what was queued."""
-        if self.transport is not None and not self._over and not self._local_ended:
-            self.transport.resume_reading()
+        transport = self.transport
+        if transport is not None and not self._local_ended and not transport.is_closing():
+            transport.resume_reading()
 
     def stream_reset(self, code: int) -> None:
         """The stream broke: RST, for a clean end would be a lie."""
@@ -207,7 +208,7 @@ class AcceptedRelay(Relay):
         stream.app = self
         if self._early:
             early, self._early = self._early, b""
-            if self.transport is not None:
+            if self.transport is not None and not self.transport.is_closing():
                 self.transport.resume_reading()
             self.data_received(early)
         if self._local_ended:
@@ -240,7 +241,7 @@ class AcceptedRelay(Relay):
 
     def refuse(self, why: str) -> None:
         """Say why in a 421, and close."""
-        if self._over or self.transport is None:
+        if self._over or self.transport is None or self.transport.is_closing():
             return
         self._over = self._refused = True
         self._early = b""

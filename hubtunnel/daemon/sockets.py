@@ -45,10 +45,11 @@ def reset(transport: asyncio.Transport) -> None:
 def half_close(transport: asyncio.Transport) -> None:
     """Send FIN after what is still buffered; nothing where the other side is gone, which `connection_lost` tells.
 
-    asyncio's own loop calls shutdown(2) at once and lets its error out (ENOTCONN after a reset that is still unread),
-    uvloop does not. Let out here, it would end the carrier on which the stream's end came.
+    asyncio's own loop calls shutdown(2) at once and lets its error out (ENOTCONN after a reset that is still unread);
+    uvloop raises RuntimeError once its handle is closed. Let out here, they would end the carrier on which the stream's
+    end came.
     """
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):
         transport.write_eof()
 
 

@@ -6,11 +6,14 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import uvloop
 
 from hubtunnel.daemon import sockets
+from tests.conftest import RunLoop
+from tests.daemon.hubs import Mta, connected, link, mail_port, pair, read_exactly
 
 LOOPS = [pytest.param(asyncio.new_event_loop, id="asyncio"), pytest.param(uvloop.new_event_loop, id="uvloop")]
 
@@ -48,3 +51,58 @@ def test_half_close_after_a_reset_raises_nothing(new_loop: Callable[[], asyncio.
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(scenario())
+
+
+def test_half_close_of_a_closed_transport_raises_nothing(run_loop: RunLoop) -> None:
+    """uvloop lets nothing be done with a handle that is closed, and `connection_lost` comes a turn later."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        with reset_pair() as near:
+            transport, protocol = await loop.connect_accepted_socket(Stopped, near.dup())
+            transport.abort()
+            assert transport.is_closing()
+            sockets.half_close(transport)
+            await protocol.lost
+
+    run_loop(scenario())
+
+
+class Broken(asyncio.Transport):
+    """As uvloop's transport is between the failure of its socket and `connection_lost`."""
+
+    def is_closing(self) -> bool:
+        return True
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        return
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        raise RuntimeError("the handler is closed")
+
+    resume_reading = write_eof = pause_reading = lambda self: self.write(b"")  # type: ignore[assignment]
+
+
+def test_bytes_for_a_local_socket_that_just_broke_harm_no_carrier(run_loop: RunLoop, tmp_path: Path) -> None:
+    """They are dropped; nothing is raised into the carrier on which they came, and its other streams go on."""
+
+    async def scenario() -> None:
+        async with (
+            Mta() as mta,
+            pair(tmp_path, mta.address) as hubs,
+            connected(mail_port(hubs.a, "b")),
+            connected(mail_port(hubs.a, "b")) as (reader, _),
+        ):
+            _, far_writer = await mta.next()
+            _, far_writer_2 = await mta.next()
+            carriers = list(link(hubs.a, "b").core.carriers)
+            relay = min(link(hubs.a, "b").local.relays, key=lambda r: r.stream_id)
+            real, relay.transport = relay.transport, Broken()
+            far_writer.write(b"lost")
+            far_writer.write_eof()
+            far_writer_2.write(b"220\r\n")
+            assert await read_exactly(reader, 5) == b"220\r\n"
+            assert link(hubs.a, "b").core.carriers == carriers
+            relay.transport = real
+
+    run_loop(scenario())

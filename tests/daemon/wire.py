@@ -61,7 +61,11 @@ class Wire:
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         number = self.connections
         self.connections += 1
-        far_reader, far_writer = await asyncio.open_connection(*self.target)
+        try:
+            far_reader, far_writer = await asyncio.open_connection(*self.target)
+        except OSError:
+            writer.close()
+            return
         ours = {writer, far_writer}
         self._writers |= ours
         try:
@@ -79,7 +83,7 @@ class Wire:
         self, direction: str, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         offset = 0
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RuntimeError):  # uvloop's word for a transport that is closed
             while data := await reader.read(1 << 16):
                 await self.frozen[direction].wait()
                 self.bytes += len(data)

@@ -1,0 +1,134 @@
+"""Operations inside the daemon: one at a time, beside reloads, with their result taken over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hubtunnel.config import load
+from hubtunnel.daemon.control import CALLER
+from hubtunnel.daemon.operations import OperationRunner
+from hubtunnel.daemon.workers import Workers
+from hubtunnel.errors import ConfigError, HubtunnelError
+from hubtunnel.identity.caller import Caller
+from hubtunnel.identity.state import State
+from hubtunnel.identity.trail import Trail
+from tests.conftest import RunLoop
+from tests.identity.living import hub
+from tests.identity.making import NOW
+
+ALICE = Caller(4711, "alice")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return hub(tmp_path / "a")
+
+
+class Reloads:
+    """Counts reloads; each finds the lock free, as the daemon's own does, and may fail."""
+
+    def __init__(self, lock: asyncio.Lock, fails: str = "") -> None:
+        self.lock, self.fails, self.seen = lock, fails, 0
+
+    async def __call__(self) -> None:
+        assert not self.lock.locked()
+        self.seen += 1
+        if self.fails:
+            raise HubtunnelError(self.fails)
+
+
+def using(
+    config: Path, body: Callable[[OperationRunner, Reloads, State], Awaitable[None]], fails: str = ""
+) -> Callable[[], Any]:
+    async def main() -> None:
+        workers, lock = Workers(asyncio.get_running_loop()), asyncio.Lock()
+        reloads = Reloads(lock, fails)
+        loaded = load(config)
+        with State.open(loaded.state, write=True) as state:
+            runner = OperationRunner(state, workers, lock, lambda: loaded, lambda: NOW, reloads)
+            try:
+                await body(runner, reloads, state)
+            finally:
+                workers.close()
+
+    return main
+
+
+def test_answer_names_the_caller_and_reloads(config: Path, run_loop: RunLoop) -> None:
+    async def body(runner: OperationRunner, reloads: Reloads, state: State) -> None:
+        answer = await runner.answer({"name": "rotate", "arguments": {}, CALLER: 0})
+        assert answer["result"]["card"] == 2
+        assert reloads.seen == 1
+        last = Trail(state).verify()
+        assert last is not None
+        assert (last.uid, last.what) == (0, "rotated")
+
+    run_loop(using(config, body)())
+
+
+def test_operations_wait_for_each_other(config: Path, run_loop: RunLoop) -> None:
+    async def body(runner: OperationRunner, reloads: Reloads, state: State) -> None:
+        async def rotate() -> int:
+            result = await runner.run("rotate", {}, ALICE)
+            return int(result["card"])
+
+        reloads.lock = asyncio.Lock()  # that of the runner is taken by whoever comes next
+        assert sorted(await asyncio.gather(*(rotate() for _ in range(5)))) == [2, 3, 4, 5, 6]
+        assert reloads.seen == 5
+
+    run_loop(using(config, body)())
+
+
+def test_record_needs_no_reload(config: Path, run_loop: RunLoop) -> None:
+    async def body(runner: OperationRunner, reloads: Reloads, state: State) -> None:
+        await runner.run("record", {"what": "exported", "details": {"file": "x"}}, ALICE)
+        assert reloads.seen == 0
+
+    run_loop(using(config, body)())
+
+
+def test_reload_that_fails_is_told_and_the_card_stays(config: Path, run_loop: RunLoop) -> None:
+    async def body(runner: OperationRunner, reloads: Reloads, state: State) -> None:
+        result = await runner.run("rotate", {}, ALICE)
+        assert result["card"] == 2
+        assert "could not take it over" in result["warnings"][-1]
+        assert "a bad day" in result["warnings"][-1]
+
+    run_loop(using(config, body, fails="a bad day")())
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"name": "rotate"}, "needs its arguments"),
+        ({"name": "rotate", "arguments": []}, "needs its arguments"),
+        ({"name": "format_disk", "arguments": {}}, "no operation"),
+        ({"arguments": {}}, "no operation"),
+        ({"name": "rotate", "arguments": {"sudo": True}}, "unexpected keyword argument 'sudo'"),
+        ({"name": "revoke", "arguments": {}}, "missing a required argument: 'key'"),
+        ({"name": "record", "arguments": {"what": "rotated", "details": {}}}, "by itself"),
+    ],
+)
+def test_request_of_another_form_is_refused(config: Path, run_loop: RunLoop, asked: dict[str, Any], says: str) -> None:
+    async def body(runner: OperationRunner, reloads: Reloads, state: State) -> None:
+        with pytest.raises(HubtunnelError, match=says):
+            await runner.answer({**asked, CALLER: 0})
+        assert reloads.seen == 0
+        assert len(state.cards()) == 1
+
+    run_loop(using(config, body)())
+
+
+def test_configuration_is_read_before_anything_is_signed(config: Path, run_loop: RunLoop) -> None:
+    async def body(runner: OperationRunner, reloads: Reloads, state: State) -> None:
+        config.write_text(config.read_text() + "nonsense = 1\n")
+        with pytest.raises(ConfigError, match="nonsense"):
+            await runner.run("rotate", {}, ALICE)
+        assert len(state.cards()) == 1
+
+    run_loop(using(config, body)())
