@@ -95,7 +95,7 @@ def _rotate(args: argparse.Namespace) -> int:
     config = load(args.config)
     passphrase = passphrases.of_identity(config)
     result = change_keys(
-        config, "rotate", identity=args.identity, now=args.now, force=args.force, passphrase=passphrase
+        config, "rotate", identity=args.identity, at_once=args.now, force=args.force, passphrase=passphrase
     )
     if args.identity:
         idfp = bytes.fromhex(result["fingerprint"])

@@ -106,7 +106,7 @@ def _rotate(
     context: Context,
     *,
     identity: bool = False,
-    now: bool = False,
+    at_once: bool = False,
     force: bool = False,
     passphrase: bytes | None = None,
 ) -> Result:
@@ -116,7 +116,7 @@ def _rotate(
         before = secret.public.idfp.hex()
         return _signed(context, "identity rotated", signed, before=before, after=signed.card.card.idfp.hex())
     every = context.config.keys.rotate
-    signed = lifecycle.rotate(context.state, secret, context.now, every=every, at_once=now, claim=claim)
+    signed = lifecycle.rotate(context.state, secret, context.now, every=every, at_once=at_once, claim=claim)
     return _signed(context, "rotated", signed)
 
 
