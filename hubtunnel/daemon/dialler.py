@@ -14,7 +14,7 @@ from hubtunnel.daemon.logs import event, log
 from hubtunnel.daemon.reasons import Failure
 from hubtunnel.errors import Reason
 from hubtunnel.protocol.constants import HANDSHAKE_TIMEOUT
-from hubtunnel.protocol.handshake import Established, Initiator
+from hubtunnel.protocol.handshake import Initiator
 from hubtunnel.protocol.pair import PairContext
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT = 10.0
 LOOK_AGAIN = 5.0  # seconds after which an idle dialler asks again, for what the link wants can change with time alone
 ADDRESSES_MAX = 4  # of one name
+MOVE_AGAIN = 30.0  # seconds from one failed attempt to move a session to the next, doubled each time
+MOVE_AGAIN_MAX = 600.0
 # Of several endpoints' failures the one that says most is kept: who got furthest.
 _TELLING = (Reason.DNS, Reason.UNREACHABLE, Reason.TIMEOUT, Reason.REFUSED, Reason.SILENT, Reason.AUTH)
 
@@ -42,6 +44,8 @@ class Dialler:
         self._turn = 0  # which of the live key pairs is tried next
         self._task: asyncio.Task[None] | None = None
         self._resolving: asyncio.Future[list[str]] | None = None
+        self._move_at: float | None = None  # when a session that works moves to better keys
+        self._moves_failed = 0
 
     def start(self) -> None:
         """Begin to watch."""
@@ -65,6 +69,16 @@ class Dialler:
         self._turn = 0
         self._wake.set()
 
+    def look_for_better_keys(self) -> None:
+        """Keys, windows or what the peer knows have changed: does our session rest on the best pair (LK2, LK5)?"""
+        if self._link.better_pair() is None:
+            self._move_at = None
+            self._moves_failed = 0
+        elif self._move_at is None:
+            # Many hubs learn of a new key at once: they do not all shake hands in the same second.
+            self._move_at = self._link.now() + self._services.random() * self._services.move_spread
+            self._wake.set()
+
     def carrier_up(self, now: float) -> None:
         """Our dial became a carrier."""
         self._backoff.up(now)
@@ -82,7 +96,7 @@ class Dialler:
             now = self._link.now()
             if not self._link.peer.endpoints or not core.wants_carrier(now):
                 self.phase = "idle"
-                await self._sleep(LOOK_AGAIN)
+                await self._move_or_sleep(now)
                 continue
             if self._next_at is None:
                 self._next_at = self._backoff.next_dial_at(now)
@@ -94,6 +108,37 @@ class Dialler:
             self._backoff.dialling(now)
             failure = await self._dial()
             self._note(failure)
+
+    async def _move_or_sleep(self, now: float) -> None:
+        if self._move_at is not None and self._move_at <= now:
+            await self._move()
+        else:
+            await self._sleep(LOOK_AGAIN if self._move_at is None else min(LOOK_AGAIN, self._move_at - now))
+
+    async def _move(self) -> None:
+        """Make before break: a carrier on better keys, over which the session goes on while the old one still works."""
+        link = self._link
+        self._move_at = None
+        context = link.better_pair()
+        if context is None or self._services.draining:
+            return
+        self.phase = "idle"
+        failure = await self._dial_endpoints(context)
+        if failure is None:
+            self._moves_failed = 0
+            event(
+                log.info,
+                "session_moves",
+                peer=link.name,
+                our_key=context.own.id.hex(),
+                their_key=context.theirs.id.hex(),
+            )
+            return
+        wait = min(MOVE_AGAIN_MAX, MOVE_AGAIN * 2.0 ** min(self._moves_failed, 8))
+        self._moves_failed += 1
+        self._move_at = link.now() + wait * (0.5 + self._services.random() / 2)
+        method = log.warning if self._moves_failed == 1 else log.debug
+        event(method, "move_failed", peer=link.name, code=failure.reason.value, text=failure.text)
 
     async def _sleep(self, seconds: float) -> None:
         try:
@@ -122,7 +167,10 @@ class Dialler:
         pairs = contexts.dialling(self._link.contexts, self._link.announced, now)
         if not pairs:
             return reasons.no_keys(self._link.name, now)
-        context = pairs[self._turn % len(pairs)]
+        return await self._dial_endpoints(pairs[self._turn % len(pairs)])
+
+    async def _dial_endpoints(self, context: PairContext) -> Failure | None:
+        """All endpoints in order. Of several failures the one that says most is kept."""
         worst: Failure | None = None
         for endpoint in self._link.peer.endpoints:
             failure = await self._dial_endpoint(endpoint, context)
@@ -166,7 +214,9 @@ class Dialler:
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 _, connection = await services.loop.create_connection(
-                    lambda: DialledConnection(services.workers, initiator, self._established), address, endpoint.port
+                    lambda: DialledConnection(services.workers, initiator, lambda _: self._carried_by(context)),
+                    address,
+                    endpoint.port,
                 )
         except OSError as exc:  # TimeoutError is one
             return reasons.from_connect(where, address, exc, services.unix_time())
@@ -183,9 +233,12 @@ class Dialler:
             return None
         connection.abort()
         now = services.unix_time()
+        if outcome == "changed":
+            return reasons.keys_changed(where, now)
         if outcome == "silent":
             return reasons.silent(where, link.name, link.own.card.card.serial, link.keys.psk is not None, now)
         return reasons.bad_auth(where, now)
 
-    def _established(self, established: Established) -> PeerLink:
-        return self._link
+    def _carried_by(self, context: PairContext) -> PeerLink | None:
+        """Our link, unless what this dial was made with is no longer in force."""
+        return self._link if context in self._link.contexts else None

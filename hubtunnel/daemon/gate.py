@@ -120,7 +120,8 @@ class Gate:
 
     def _established(self, connection: AcceptedConnection, established: Established) -> PeerLink | None:
         self._release(connection)
-        return self._link_of(established.peer)
+        link = self._link_of(established.peer)
+        return link if link is not None and connection.responder.context in link.contexts else None
 
     def _failed(self, connection: AcceptedConnection, cause: str) -> None:
         """Somebody is read from and left without an answer: count it by source, say it at most once a minute."""

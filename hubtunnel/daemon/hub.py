@@ -10,9 +10,11 @@ from typing import Any
 
 from hubtunnel.config import Config, load
 from hubtunnel.daemon import contexts, logs
+from hubtunnel.daemon.carddesk import CardDesk
 from hubtunnel.daemon.control import Answer, ControlServer
 from hubtunnel.daemon.gate import Gate
 from hubtunnel.daemon.hooks import Hooks
+from hubtunnel.daemon.keeper import KeyKeeper
 from hubtunnel.daemon.link import PeerLink
 from hubtunnel.daemon.logs import event, log
 from hubtunnel.daemon.notify import Notifier
@@ -23,13 +25,13 @@ from hubtunnel.daemon.status import hub_status
 from hubtunnel.daemon.strangers import Admission
 from hubtunnel.daemon.workers import Workers
 from hubtunnel.errors import ConfigError, HubtunnelError
-from hubtunnel.identity.pins import HubKeys, load_hub
+from hubtunnel.identity.pins import HubKeys, PeerKeys, load_hub
 from hubtunnel.identity.state import State
 from hubtunnel.protocol.constants import Code
 from hubtunnel.protocol.link import Budget
 from hubtunnel.protocol.pair import PairContext
 
-TICK = 20.0  # seconds between looks at the wall clock: hour, key windows, the line for systemd
+TICK_LEAST = 0.05  # seconds between two looks at key windows
 CLOSE_WAIT = 1.0  # seconds for the last records and the peers' answers once everything was closed
 
 _Contexts = dict[str, tuple[PairContext, ...]]
@@ -51,16 +53,29 @@ class Hub:
         self._notifier = notifier
         self._allow_published = allow_published
         self._hooks = Hooks(loop, config.hooks.on_up, config.hooks.on_down)
+        self._reloading = asyncio.Lock()
+        workers = Workers(loop)
+        self.desk = CardDesk(
+            state,
+            workers,
+            self._reloading,
+            keys=lambda: self.keys,
+            unix_time=lambda: self.services.unix_time(),
+            in_force=self._put_in_force,
+            load=self._load_keys,
+        )
         self.services = Services(
             loop=loop,
-            workers=Workers(loop),
+            workers=workers,
             budget=Budget(config.limits.memory),
             admission=Admission(config.limits.handshakes),
             peer_changed=self._peer_changed,
+            card_event=self.desk.event,
+            key_used=self.desk.used,
         )
+        self.keeper = KeyKeeper(self, state)
         self.gate = Gate(self.services, self._link_of)
         self._pool = SocketPool()
-        self._reloading = asyncio.Lock()
         self._stop_asked = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._drained = asyncio.Event()
@@ -72,8 +87,9 @@ class Hub:
             self.services.workers,
             self._reloading,
             lambda: self.config,
-            self.services.unix_time,
+            lambda: self.services.unix_time(),
             self.reload,
+            self.keeper.before,
         )
         self._control = ControlServer(
             config.control_socket,
@@ -114,6 +130,7 @@ class Hub:
             await self._add_link(self.config, self.keys, peer.name, made[peer.name])
         self._apply_gate(self.config, made)
         self._ticker = self._loop.create_task(self._tick())
+        self.keeper.start()
         event(
             log.info,
             "started",
@@ -141,13 +158,11 @@ class Hub:
         self._pool.keep_only(wanted)
         for link in self.links.values():
             link.drain(Code.RESTART)
-        await self._until(
-            lambda: self._stop_now.is_set() or all(link.drained for link in self.links.values()), patience
-        )
+        await self.until(lambda: self._stop_now.is_set() or all(link.drained for link in self.links.values()), patience)
         self._cut = self._open_streams()
 
-    async def _until(self, done: Callable[[], bool], seconds: float) -> None:
-        """Wait until `done`, at most so long."""
+    async def until(self, done: Callable[[], bool], seconds: float) -> None:
+        """Wait until `done`, at most so long; it is asked again when a stream, session or carrier has ended."""
         progress = self.services.progress
         try:
             async with asyncio.timeout(seconds):
@@ -159,9 +174,11 @@ class Hub:
 
     async def end(self) -> None:
         """Close everything; nothing raises here."""
+        await self.keeper.close()
+        await self.desk.close()
         for link in self.links.values():
             await link.close(Code.RESTART)
-        await self._until(lambda: not any(link.connections for link in self.links.values()), CLOSE_WAIT)
+        await self.until(lambda: not any(link.connections for link in self.links.values()), CLOSE_WAIT)
         for link in self.links.values():
             link.abort()
         await self.gate.close()
@@ -200,9 +217,9 @@ class Hub:
         if problems:
             raise ConfigError(problems)
         keys = await self.services.workers.call(
-            lambda: load_hub(config, self._state, allow_published=self._allow_published)
+            lambda: load_hub(config, self._state, allow_published=self._allow_published, now=self.services.unix_time())
         )
-        if keys.idfp != self.keys.idfp:
+        if all(signed.card.idfp != self.keys.idfp for signed in keys.cards):
             raise ConfigError([f"{config.state}: holds another identity than this daemon was started with: restart it"])
         made = await self._make_contexts(config, keys)
         self._pool.bind_missing(_listens(config))
@@ -220,8 +237,8 @@ class Hub:
         self._hooks.configure(config.hooks.on_up, config.hooks.on_down)
         old = {peer.name: peer for peer in before.peers}
         new = {peer.name: peer for peer in keys.peers}
-        # Another identity under the same name is another peer.
-        stay = {name for name in old.keys() & new.keys() if old[name].idfp == new[name].idfp}
+        # Another pin under the same name is another peer, and one that was pinned anew as if it were.
+        stay = {name for name in old.keys() & new.keys() if _same_pin(old[name], new[name])}
         removed, added = sorted(old.keys() - stay), sorted(new.keys() - stay)
         for name in removed:
             link = self.links.pop(name)
@@ -238,6 +255,8 @@ class Hub:
         for name in added:
             await self._add_link(config, keys, name, made[name])
         self._apply_gate(config, made)
+        self.desk.told.difference_update(removed)
+        self.keeper.wake()
         return {
             "added": [name for name in added if name not in old],
             "removed": [name for name in removed if name not in new],
@@ -256,6 +275,26 @@ class Hub:
                 event(log.error, "reload_failed", problem=problem)
         except HubtunnelError as exc:
             event(log.error, "reload_failed", problem=str(exc))
+
+    # --- keys -----------------------------------------------------------------------------------------------
+
+    def _load_keys(self) -> HubKeys:
+        """In a worker: everything anew from the state, with the configuration in force."""
+        now = self.services.unix_time()
+        return load_hub(self.config, self._state, allow_published=self._allow_published, now=now)
+
+    async def _put_in_force(self, keys: HubKeys, names: Iterable[str] | None) -> None:
+        """Take over what a card changed, for the peers named or for all. The lock is held."""
+        self.keys = keys
+        now = self.services.unix_time()
+        changed = [peer for peer in keys.peers if peer.name in self.links and (names is None or peer.name in names)]
+        made = await self.services.workers.call(
+            lambda: {peer.name: contexts.make_contexts(keys, peer, now) for peer in changed}
+        )
+        for peer in changed:
+            self.links[peer.name].set_keys(keys, peer, made[peer.name])
+        self.gate.set_contexts(context for link in self.links.values() for context in link.contexts)
+        self.keeper.wake()
 
     # --- parts ----------------------------------------------------------------------------------------------
 
@@ -293,15 +332,19 @@ class Hub:
     async def _tick(self) -> None:
         """Hours and key windows go by."""
         while True:
-            await asyncio.sleep(TICK)
+            now = self.services.unix_time()
+            change = min((contexts.next_change(link.contexts, now) for link in self.links.values()), default=now)
+            await asyncio.sleep(max(TICK_LEAST, min(self.services.tick, change - now)))
+            await self._time_passed()
+
+    async def _time_passed(self) -> None:
+        made: _Contexts | None = None
+        async with self._reloading:
             if self.gate.hour_changed:
-                async with self._reloading:
-                    made = await self._make_contexts(self.config, self.keys)
-                    for name, link in self.links.items():
-                        link.contexts = made[name]
-                    self.gate.set_contexts(context for pairs in made.values() for context in pairs)
-            else:
-                self.gate.refresh()
+                made = await self._make_contexts(self.config, self.keys)
+            for name, link in self.links.items():
+                link.time_passed(made[name] if made is not None else None)
+            self.gate.set_contexts(context for link in self.links.values() for context in link.contexts)
 
     def _summary(self) -> str:
         up = sum(link.up for link in self.links.values())
@@ -352,6 +395,10 @@ class Hub:
             known = ", ".join(sorted(self.links)) or "none"
             raise HubtunnelError(f"no peer {name!r}; configured are: {known}")
         return link
+
+
+def _same_pin(old: PeerKeys, new: PeerKeys) -> bool:
+    return old.config.pin == new.config.pin and old.cards.first.data == new.cards.first.data
 
 
 def _carrier_keys(config: Config) -> list[Key]:

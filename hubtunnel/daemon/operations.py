@@ -21,7 +21,8 @@ SILENT = frozenset({"record"})  # changes nothing that the daemon holds
 class OperationRunner:
     """Runs operations one at a time, off the event loop, then has the daemon take the result over.
 
-    `lock` is the one that a reload holds as well, for both write the state; `reload` is called without it.
+    `lock` is the one that a reload holds as well, for both write the state; `reload` and `before`, which is given each
+    operation that is about to run, are called without it.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class OperationRunner:
         config: Callable[[], Config],
         unix_time: Callable[[], float],
         reload: Callable[[], Awaitable[Any]],
+        before: Callable[[str, Mapping[str, Any], Caller], Awaitable[None]],
     ) -> None:
         self._state = state
         self._workers = workers
@@ -39,6 +41,7 @@ class OperationRunner:
         self._config = config
         self._unix_time = unix_time
         self._reload = reload
+        self._before = before
 
     async def answer(self, asked: Mapping[str, Any]) -> Answer:
         """The control command `operation`: `name` and `arguments`."""
@@ -49,6 +52,7 @@ class OperationRunner:
 
     async def run(self, name: str, arguments: Mapping[str, Any], by: Caller) -> operations.Result:
         """Run one operation and put it in force. Raises `HubtunnelError`; then nothing has changed."""
+        await self._before(name, arguments, by)
         async with self._lock:
             result = await self._workers.call(lambda: self._run(name, arguments, by))
         log_result(name, by, result)

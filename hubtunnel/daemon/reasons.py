@@ -92,6 +92,11 @@ def no_keys(peer: str, now: float) -> Failure:
     return Failure(Reason.SILENT, text, now)
 
 
+def keys_changed(endpoint: str, now: float) -> Failure:
+    """Keys were changed while a handshake ran: the next one takes those in force."""
+    return Failure(Reason.SILENT, f"{endpoint}: keys were changed while the handshake ran; dialled again at once", now)
+
+
 def bad_auth(endpoint: str, now: float) -> Failure:
     """An answer that does not verify: a security event."""
     return Failure(
@@ -102,6 +107,11 @@ def bad_auth(endpoint: str, now: float) -> Failure:
 def alarm(text: str, now: float) -> Failure:
     """A security event inside an authenticated session."""
     return Failure(Reason.AUTH, text, now)
+
+
+def card(text: str, now: float) -> Failure:
+    """A card was not taken, here or there; the one before stays in force, and mail goes on."""
+    return Failure(Reason.TOLD, text, now)
 
 
 def told(code: int, detail: str, now: float) -> Failure:

@@ -10,13 +10,22 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from hubtunnel.daemon.logs import Throttle
 from hubtunnel.daemon.strangers import Admission, Knocks
 from hubtunnel.daemon.workers import Workers
+from hubtunnel.protocol.events import CardAcknowledged, CardReceived, CardRefused, OwnCardsBehind
 from hubtunnel.protocol.link import Budget
 from hubtunnel.protocol.pair import LinkSecret, hedged_seed
 
+if TYPE_CHECKING:
+    from hubtunnel.daemon.link import PeerLink
+
+CardEvent = CardReceived | CardAcknowledged | CardRefused | OwnCardsBehind
+
+TICK = 20.0  # seconds between looks at the wall clock: hour, key windows
+MOVE_SPREAD = 5.0  # seconds over which hubs spread what one new key makes them all do
 LOG_EVERY = 60.0  # seconds between log lines that a stranger, or a fault that lasts, could otherwise cause at will
 
 
@@ -39,6 +48,8 @@ class Services:
     budget: Budget
     admission: Admission
     peer_changed: Callable[[str, bool], None]  # (peer's name, whether it is up now)
+    card_event: Callable[[PeerLink, CardEvent], None]  # cards that came or were answered in a session
+    key_used: Callable[[PeerLink, LinkSecret], None]  # a handshake was completed with a later own link key than before
     unix_time: Callable[[], float] = time.time
     random: Callable[[], float] = random.random  # back-off and deadlines; never keys
     knocks: Knocks = field(default_factory=Knocks)
@@ -48,6 +59,8 @@ class Services:
     resolve: Callable[[str, int], Awaitable[list[str]]] = field(init=False)  # (host, port) to addresses, best first
     started_at: float = field(default_factory=time.time)
     draining: bool = False
+    tick: float = TICK
+    move_spread: float = MOVE_SPREAD
     progress: asyncio.Event = field(default_factory=asyncio.Event)  # a stream, session or carrier ended
     throttle: Throttle = field(init=False)
 

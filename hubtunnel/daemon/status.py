@@ -37,6 +37,7 @@ def hub_status(hub: Hub) -> dict[str, Any]:
         "started": rfc3339(services.started_at),
         "uptime_s": round(services.unix_time() - services.started_at, 3),
         "draining": services.draining,
+        "warnings": list(hub.keeper.warnings),
         "listen": [text_of(address) for address in hub.gate.addresses],
         "memory_bytes": services.budget.used,
         "memory": {"limit": services.budget.limit, "peak": services.budget.peak},
@@ -54,7 +55,7 @@ def hub_status(hub: Hub) -> dict[str, Any]:
 
 def peer_status(link: PeerLink) -> dict[str, Any]:
     """One peer."""
-    now, cards = link.now(), link.keys.cards
+    now, cards, known = link.now(), link.keys.cards, link.keys.known
     session = _session(link)
     carriers = [c for c in link.core.carriers if not c.closed]
     local = link.local
@@ -89,7 +90,11 @@ def peer_status(link: PeerLink) -> dict[str, Any]:
             "out": link.wire_out + sum(c.bytes_out for c in link.core.carriers),
         },
         "link_key": _link_key(link, carriers),
-        "card": {"first": cards.first.card.serial, "accepted": cards.latest.card.serial, "acknowledged": None},
+        "card": {
+            "first": cards.first.card.serial,
+            "accepted": cards.latest.card.serial,
+            "acknowledged": known.serial or None,
+        },
         "last_error": None
         if error is None
         else {"code": error.reason.value, "text": error.text, "at": rfc3339(error.at)},
@@ -122,6 +127,8 @@ def _carrier(carrier: Carrier, now: float) -> dict[str, Any]:
     return {
         "endpoint": text_of(connection.address) if isinstance(connection, Connection) else None,
         "dialled": carrier.initiator,
+        "our_key": carrier.established.own.id.hex(),
+        "their_key": carrier.established.theirs.id.hex(),
         "age_s": round(now - carrier.opened_at, 3),
         "rtt_ms": None if carrier.rtt is None else round(carrier.rtt * 1000, 3),
     }

@@ -7,7 +7,7 @@ while a peer holds a newer card of ours than we do (CD10).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,10 +96,16 @@ def newest_claim(state: State, peers: Iterable[Peer], own_serial: int) -> Claim 
     return newest if newest is not None and newest.serial > own_serial else None
 
 
-def keys_known(own: list[SignedCard], known: Known) -> tuple[LinkPublic, ...]:
-    """Our link keys that the peer knows: those of the card it holds, or of our oldest where we cannot tell."""
-    held = next((signed for signed in own if signed.card.serial == known.holds), own[0])
-    return held.card.link_keys
+def held_card(own: Sequence[SignedCard], known: Known) -> SignedCard:
+    """The card of ours that the peer holds: our newest where it holds a later one, our oldest where we cannot tell."""
+    if known.holds >= own[-1].card.serial:
+        return own[-1]
+    return next((signed for signed in own if signed.card.serial == known.holds), own[0])
+
+
+def keys_known(own: Sequence[SignedCard], known: Known) -> tuple[LinkPublic, ...]:
+    """Our link keys that the peer knows: those of the card that it holds."""
+    return held_card(own, known).card.link_keys
 
 
 def _change(state: State, pin: bytes, **changes: Any) -> bool:

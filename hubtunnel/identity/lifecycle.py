@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from hubtunnel.config.model import Peer
 from hubtunnel.errors import UsageError
@@ -203,14 +204,25 @@ def old_identities_done(state: State, peers: Iterable[Peer]) -> bool:
     return all(acknowledged.read(state, peer.pin).holds >= first for peer in peers)
 
 
+def old_identity_due(state: State, peers: Iterable[Peer]) -> bool:
+    """Whether there is a key of an earlier identity that can go."""
+    return bool(_old_identities(state)) and old_identities_done(state, peers)
+
+
 def forget_old_identities(state: State, peers: Iterable[Peer]) -> list[str]:
     """Delete the keys of earlier identities once no peer needs a card signed by them. Returns the files' names."""
+    if not old_identity_due(state, peers):
+        return []
+    return [path.name for path in _old_identities(state) if state.remove(path)]
+
+
+def _old_identities(state: State) -> list[Path]:
     aside = state.identities_aside()
-    if not aside or not old_identities_done(state, peers):
+    if not aside:
         return []
     own = newest(state)[-1].card
     keep = {state.identity_file(idfp) for idfp in (own.idfp, own.next_identity) if idfp is not None}
-    return [path.name for path in aside if path not in keep and state.remove(path)]
+    return [path for path in aside if path not in keep]
 
 
 # --- what is coming ---------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ back.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from hubtunnel.config.model import Config, Peer
@@ -43,6 +43,7 @@ class PeerKeys:
     config: Peer
     cards: PeerCards
     psk: bytes | None = field(repr=False)
+    known: acknowledged.Known = field(default=acknowledged.Known(), compare=False)  # what it is known to hold of us
 
     @property
     def name(self) -> str:
@@ -69,6 +70,7 @@ class HubKeys:
     links: tuple[LinkSecret, ...]
     peers: tuple[PeerKeys, ...]
     notices: tuple[Notice, ...]
+    cards: tuple[SignedCard, ...] = ()  # all our own, oldest first
 
     def peer(self, name: str) -> PeerKeys | None:
         """The peer configured under that name."""
@@ -101,7 +103,21 @@ def load_hub(
         by, now = by or Caller.me(), time.time() if now is None else now
         notices += _store(state, own.card.serial, changed, by, now)
         notices += _note_refusals(state, peer_notices, by, now)
-    return HubKeys(own.card.idfp, own, tuple(links), tuple(peers), (*notices, *peer_notices))
+    known, damaged = _with_known(state, peers)
+    return HubKeys(own.card.idfp, own, tuple(links), known, (*notices, *peer_notices, *damaged), cards=tuple(own_cards))
+
+
+def _with_known(state: State, peers: list[PeerKeys]) -> tuple[tuple[PeerKeys, ...], list[Notice]]:
+    """The peers with what each is known to hold of us. A damaged record stops nothing: the peer says it again."""
+    found: list[PeerKeys] = []
+    notices: list[Notice] = []
+    for peer in peers:
+        try:
+            found.append(replace(peer, known=acknowledged.read(state, peer.config.pin)))
+        except StateError as exc:
+            found.append(peer)
+            notices.append(Notice(False, str(exc), peer.name))
+    return tuple(found), notices
 
 
 def _store(state: State, own_serial: int, changed: list[PeerKeys], by: Caller, now: float) -> list[Notice]:

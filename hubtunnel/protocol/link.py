@@ -79,7 +79,7 @@ class Link:
         self.carriers.append(carrier)
         if established.initiator:
             self._dial += 1
-            session = next((s for s in self.sessions if s.wants_resume), None) or self._replaceable()
+            session = next((s for s in self.sessions if s.wants_resume), None) or self.replaceable()
             if session is not None:
                 session.resume(carrier, self._dial, now)
             else:
@@ -94,8 +94,8 @@ class Link:
             self.receive_data(carrier, established.leftover, now)
         return carrier
 
-    def _replaceable(self) -> Session | None:
-        """RS5: dialled while our own session still has a carrier: make before break."""
+    def replaceable(self) -> Session | None:
+        """RS5: our own session that has a carrier and would go on over the next one that we dial: make before break."""
         return next((s for s in self.sessions if s.initiator and s.phase is Phase.UP and not s.leaving), None)
 
     def receive_data(self, carrier: Carrier, data: bytes, now: float) -> None:
@@ -289,6 +289,16 @@ class Link:
         """The card of a `CardReceived` has another serial inside than its parts said."""
         if not session.ended:
             session.cards.misnamed(serial, now)
+
+    def set_identities(self, own_idfp: bytes, peer_idfp: bytes) -> None:
+        """One of the two hubs has changed its identity; sessions go on."""
+        self._env.own_idfp, self._env.peer_idfp = own_idfp, peer_idfp
+
+    def cut(self, session: Session, text: str, now: float) -> None:
+        """LK6: end a session at once and without a word: a link key that it rests on was revoked."""
+        session.drop_carrier("revoked", text, now, fault=True)
+        session.end(Code.REFUSED, text, now)
+        self._settle(now)
 
     def drain(self, code: int, now: float) -> None:
         """No new streams; each session is closed when its last stream has ended."""

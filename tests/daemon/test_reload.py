@@ -250,7 +250,7 @@ def test_both_hubs_reload_at_once(run_loop: RunLoop, tmp_path: Path) -> None:
 
 
 def test_link_key_that_the_peer_retired(run_loop: RunLoop, tmp_path: Path) -> None:
-    """b's next card leaves a key out: the carrier that rests on it is replaced, and no conversation notices."""
+    """b's next card, given by hand, leaves a key out: the carrier that rests on it is replaced, and nobody notices."""
 
     async def scenario() -> None:
         a, b = Place(tmp_path / "a", "a").make(), Place(tmp_path / "b", "b").make()
@@ -275,7 +275,7 @@ def test_link_key_that_the_peer_retired(run_loop: RunLoop, tmp_path: Path) -> No
                     async with connected(mail_port(hub_a, "b")) as (reader, _):
                         _, far_writer = await mta.next()
                         path.with_suffix(".card").write_text(armour_all([second]))
-                        assert (await hub_a.reload())["changed"] == [name_of("b")]
+                        await hub_a.reload()  # b may have sent it by itself before
                         await until(
                             lambda: link(hub_a, "b").core.ready and before not in link(hub_a, "b").core.carriers
                         )
