@@ -152,6 +152,8 @@ def report(runs: Sequence[Run]) -> dict[str, Any]:
             "cpu": _cpu_model(),
             "kernel": platform.release(),
             "python": platform.python_version(),
+            # Of one minute and five: above the number of CPUs plus a little, somebody else was at work as well.
+            "load_average": os.getloadavg()[:2],
         },
         "figures": [asdict(figure) for figure in figures(runs)],
         "runs": [asdict(r) for r in runs],
