@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,17 @@ def config(tmp_path: Path) -> Path:
 
 
 class Reloads:
-    """Counts reloads; each finds the lock free, as the daemon's own does, and may fail."""
+    """Counts reloads, which take the lock as the daemon's own do, and may fail."""
 
     def __init__(self, lock: asyncio.Lock, fails: str = "") -> None:
         self.lock, self.fails, self.seen = lock, fails, 0
 
+    async def before(self, name: str, arguments: Mapping[str, Any], by: Caller) -> None:
+        """What the daemon does ahead of an operation: here, nothing."""
+
     async def __call__(self) -> None:
-        assert not self.lock.locked()
-        self.seen += 1
+        async with asyncio.timeout(10), self.lock:
+            self.seen += 1
         if self.fails:
             raise HubtunnelError(self.fails)
 
@@ -50,7 +53,7 @@ def using(
         reloads = Reloads(lock, fails)
         loaded = load(config)
         with State.open(loaded.state, write=True) as state:
-            runner = OperationRunner(state, workers, lock, lambda: loaded, lambda: NOW, reloads)
+            runner = OperationRunner(state, workers, lock, lambda: loaded, lambda: NOW, reloads, reloads.before)
             try:
                 await body(runner, reloads, state)
             finally:
@@ -77,7 +80,6 @@ def test_operations_wait_for_each_other(config: Path, run_loop: RunLoop) -> None
             result = await runner.run("rotate", {}, ALICE)
             return int(result["card"])
 
-        reloads.lock = asyncio.Lock()  # that of the runner is taken by whoever comes next
         assert sorted(await asyncio.gather(*(rotate() for _ in range(5)))) == [2, 3, 4, 5, 6]
         assert reloads.seen == 5
 
@@ -125,8 +127,11 @@ def test_request_of_another_form_is_refused(config: Path, run_loop: RunLoop, ask
 
 
 def test_configuration_is_read_before_anything_is_signed(config: Path, run_loop: RunLoop) -> None:
-    async def body(runner: OperationRunner, reloads: Reloads, state: State) -> None:
+    def spoil() -> None:
         config.write_text(config.read_text() + "nonsense = 1\n")
+
+    async def body(runner: OperationRunner, reloads: Reloads, state: State) -> None:
+        spoil()
         with pytest.raises(ConfigError, match="nonsense"):
             await runner.run("rotate", {}, ALICE)
         assert len(state.cards()) == 1
