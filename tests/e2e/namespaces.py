@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import os
+import re
 import signal
 import socket
 import sys
@@ -24,6 +25,8 @@ _TCP_ESTABLISHED = "01"
 _TCP_LISTEN = "0A"
 ADDRESSES = ("192.0.2.1", "192.0.2.2")
 """Of the two hubs, in TEST-NET-1."""
+
+_OWN_NAME = re.compile(r"hubtunnel-([0-9]+)-[0-9]+[ab]")
 
 _LAST_GRACE = 5.0
 """Seconds for processes to end by themselves before a namespace is removed."""
@@ -46,6 +49,24 @@ def _kill(pid: int) -> None:
         pass
 
 
+def _remove(name: str, *, grace: float) -> None:
+    end = time.monotonic() + grace
+    while inside := run("ip", "netns", "pids", name).split():
+        if time.monotonic() > end:
+            for pid in inside:
+                _kill(int(pid))
+        time.sleep(POLL)
+    run("ip", "netns", "del", name)
+
+
+def _remove_left_behind() -> None:
+    """Namespaces of test runs that were killed before they could clean up, with what runs inside them."""
+    for line in run("ip", "netns", "list").splitlines():
+        found = _OWN_NAME.match(line)
+        if found is not None and not Path(f"/proc/{found[1]}").exists():
+            _remove(found[0], grace=0.0)
+
+
 class Namespace:
     """One network namespace with its own loopback; `address` is set once a veth end is in it."""
 
@@ -58,13 +79,7 @@ class Namespace:
 
     def remove(self) -> None:
         """The namespace goes, and with it every process that is still inside."""
-        end = time.monotonic() + _LAST_GRACE
-        while inside := run("ip", "netns", "pids", self.name).split():
-            if time.monotonic() > end:
-                for pid in inside:
-                    _kill(int(pid))
-            time.sleep(POLL)
-        run("ip", "netns", "del", self.name)
+        _remove(self.name, grace=_LAST_GRACE)
 
     @contextmanager
     def entered(self) -> Iterator[None]:
@@ -130,17 +145,18 @@ class Namespace:
 
 
 @contextmanager
-def two_namespaces(prefix: str = "ht") -> Iterator[tuple[Namespace, Namespace]]:
+def two_namespaces() -> Iterator[tuple[Namespace, Namespace]]:
     """Two namespaces with ADDRESSES, joined by veth; removed whatever happens.
 
     The names hold our process id and a number, so that runs side by side never meet.
     """
+    _remove_left_behind()
     number = next(_numbers)
     made: list[Namespace] = []
     try:
         # One by one, so that the first is known should the second fail.
-        made.append(Namespace(f"{prefix}{os.getpid()}-{number}a"))
-        made.append(Namespace(f"{prefix}{os.getpid()}-{number}b"))
+        made.append(Namespace(f"hubtunnel-{os.getpid()}-{number}a"))
+        made.append(Namespace(f"hubtunnel-{os.getpid()}-{number}b"))
         a, b = made
         a.interface, b.interface = "hub-a", "hub-b"
         run(
