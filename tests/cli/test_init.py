@@ -194,6 +194,12 @@ def test_as_root_in_the_default_places(tmp_path: Path, b: Hub) -> None:
     assert {path.stat().st_uid for path in (lib, *lib.rglob("*"))} == {SERVICE_UID}
     assert {path.stat().st_uid for path in (etc, *etc.rglob("*"))} == {0}
     assert len(list((lib / "peers").glob("*.cards"))) == len(list((etc / "peers.d").glob("*.toml"))) == 1
+    for command in (("rotate",), ("rotate", "--identity"), ("issue", "--every", "1d", "--count", "2"), ("psk", b.name)):
+        changed = spawn("key", *command, command=inside)
+        assert changed.status == 0, changed.err
+    assert {path.stat().st_uid for path in (lib, *lib.rglob("*"))} == {SERVICE_UID}
+    assert {path.suffix for path in etc.rglob("*") if path.stat().st_uid != 0} == {".psk"}
+    assert (etc / f"peers.d/{b.name}.psk").stat().st_mode & 0o777 == 0o600
     next((lib / "keys").iterdir()).chmod(0o640)
     os.chown(lib / "identity.key", 0, 0)
     checked = spawn("check", command=inside)
