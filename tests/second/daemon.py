@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.e2e.hubs import ROOT
 from tests.e2e.hubs import Hub as RealHub
 from tests.e2e.processes import wait_until
 from tests.second import card as cards
@@ -97,6 +99,12 @@ class Daemon(RealHub):
             yield
         finally:
             peer_file.write_text(before)
+
+    def begin_command(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """One that the daemon may need its peer for: the test must go on while it runs."""
+        log = (self.directory / "command.log").open("wb")
+        with log:
+            return subprocess.Popen(self._argv(*arguments), stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT)
 
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)

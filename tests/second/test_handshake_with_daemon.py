@@ -14,8 +14,6 @@ from tests.second.keys import LinkKey
 
 pytestmark = pytest.mark.e2e
 
-NOT_YET = pytest.mark.xfail(reason="the daemon does not exchange cards yet (9.3)", strict=True, raises=AssertionError)
-
 
 @pytest.mark.parametrize("role", [WeDial, DaemonDials], ids=["initiator", "responder"])
 def test_with_a_psk(
@@ -74,21 +72,44 @@ def test_an_answer_that_does_not_verify(make_link: MakeLink) -> None:
     link.wait(lambda: (link.daemon.peer_status()["last_error"] or {}).get("code") == "auth", "the error in `status`")
 
 
-@NOT_YET
-def test_the_daemon_says_which_card_it_holds(make_link: MakeLink) -> None:
-    link = make_link(WeDial)
+def test_the_daemon_says_which_card_it_holds(link: Link) -> None:
     wire = link.connect().up()
-    wire.until(lambda: wire.session.streams.card_have, "CARD_HAVE", deadline=2)
-    assert wire.session.streams.card_have == [(1, link.second.card.hash)]
+    wire.until(lambda: wire.session.streams.card_have, "CARD_HAVE")
+    assert wire.session.streams.card_have == [(link.second.card.serial, link.second.card.hash)]
+    assert link.daemon.peer_status()["card"]["acknowledged"] == link.daemon.card.serial
 
 
-@NOT_YET
-def test_our_next_card_is_taken_up(make_link: MakeLink) -> None:
-    link = make_link(WeDial)
+def test_our_next_card_is_taken_up(link: Link) -> None:
+    """CD11, CD12; and the new link key serves at once, for whichever hub dials."""
     wire = link.connect().up()
-    second, now = link.second, int(time.time())
+    second, session, now = link.second, wire.session, int(time.time())
     keys = second.keys | {secrets.token_bytes(8): LinkKey.new()}
     following = cards.issue(second.identity, second.name, keys, issued=now, not_after=now + 86400, before=second.card)
-    wire.session.streams.send_card(following)
-    wire.until(lambda: wire.session.streams.card_acks or wire.session.streams.card_naks, "an answer to the card")
-    assert wire.session.streams.card_acks == [(2, following.hash)]
+    session.streams.send_card(following)
+    wire.until(lambda: session.streams.card_acks or session.streams.card_naks, "an answer to the card")
+    assert session.streams.card_acks == [(following.serial, following.hash)]
+    second.card, second.keys = following, keys
+    wire.cut()
+    again = link.connect(session)
+    again.until(lambda: again.carrier.up, "RESUMED")
+    assert again.session is session
+    (*_, newest) = keys.values()
+    assert again.carrier.pair.own == newest
+
+
+def test_the_daemons_next_card_is_taken_up(link: Link) -> None:
+    """It comes while the session is up, without a CARD_HAVE that asks for it."""
+    wire = link.connect().up()
+    session = wire.session
+    known = len(session.streams.peer_cards)
+    rotate = link.daemon.begin_command("key", "rotate", "--now")
+    wire.until(lambda: len(session.streams.peer_cards) > known, "the daemon's next card")
+    wire.until(lambda: rotate.poll() is not None, "the end of the command")
+    following = session.streams.peer_cards[-1]
+    assert following.serial == link.daemon.card.serial + 1
+    link.daemon.card = link.second.peer = following
+    wire.cut()
+    again = link.connect(session)
+    again.until(lambda: again.carrier.up, "RESUMED")
+    assert again.session is session
+    assert again.carrier.pair.peer == following.newest(int(time.time())).public
