@@ -84,8 +84,12 @@ class Hub:
 
     async def status(self) -> dict[str, Any]:
         """The entry of its one peer in `status --json`."""
-        status: dict[str, Any] = json.loads(await self.command("status", "--json"))
-        peer: dict[str, Any] = status["peers"][0]
+        peer: dict[str, Any] = json.loads(await self.command("status", "--json"))["peers"][0]
+        return peer
+
+    async def glance(self) -> dict[str, Any]:
+        """The same, without starting a program for it: for who looks often. Raises `HubtunnelError`."""
+        peer: dict[str, Any] = (await self.ask("status"))["status"]["peers"][0]
         return peer
 
     async def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
@@ -108,11 +112,10 @@ class Hub:
             if self._process is None or self._process.returncode is not None:
                 raise DemoError(f"the daemon of {self.name} ended:\n{self.log_end()}")
             try:
-                answer = await self.ask("status")
+                now = (await self.glance())["state"]
             except HubtunnelError as error:  # its control socket is not there yet
                 problem = str(error)
             else:
-                now = answer["status"]["peers"][0]["state"]
                 if now == state:
                     return
                 problem = f"its peer is {now}"

@@ -148,11 +148,11 @@ async def harm(stage: Stage, show: Show) -> list[Struck]:
     ) as advance:
         for kind, way in HARMS:
             side = stage.near if way is Way.OUT else stage.far
-            before = await stage.near.hub.status()
+            before = await stage.near.hub.glance()
             fault = stage.tap.arm(kind, way, HARM_AFTER)
             posted = await stage.send(side, HARM_SIZES, advance)
             ended = await carrier_ended(fault)
-            struck.append(Struck(fault, ended, before, await stage.near.hub.status(), posted))
+            struck.append(Struck(fault, ended, before, await stage.near.hub.glance(), posted))
     return struck
 
 
