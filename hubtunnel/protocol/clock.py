@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 from hubtunnel.protocol import constants as c
 from hubtunnel.protocol.environment import Settings
@@ -10,7 +10,7 @@ from hubtunnel.protocol.environment import Settings
 NEVER = float("inf")
 
 
-class Due(Enum):
+class Due(IntEnum):
     """What a deadline asks for."""
 
     RATCHET = auto()
@@ -83,12 +83,7 @@ class SessionClock:
 
     def on_record(self, now: float) -> None:
         """A record was received: the peer lives. Any record counts as progress of a step (RT10)."""
-        if now != self._heard_at:
-            self._heard_at = now
-            self._at[Due.DEAD] = now + c.DEAD_FACTOR * self._settings.keepalive
-            self._at[Due.PING] = now + self._settings.keepalive
-            if self._stepping:
-                self._at[Due.STALLED] = now + c.RATCHET_STALL
+        self._heard_at = now  # `due` puts off what this puts off: no deadline is moved for each record
 
     def on_answered(self) -> None:
         """STARTED or RESUMED came."""
@@ -171,7 +166,22 @@ class SessionClock:
 
     def due(self, now: float) -> list[Due]:
         """What is due now, once."""
-        ready = [due for due, at in self._at.items() if at <= now]
-        for due in ready:
-            del self._at[due]
+        ready = []
+        for due in [due for due, at in self._at.items() if at <= now]:
+            at = self._put_off(due)
+            if at > now:
+                self._at[due] = at
+            else:
+                del self._at[due]
+                ready.append(due)
         return ready
+
+    def _put_off(self, due: Due) -> float:
+        """Where a deadline stands that the last record received may have moved."""
+        if due is Due.PING:
+            return max(self._at[due], self._heard_at + self._settings.keepalive)
+        if due is Due.DEAD:
+            return self._heard_at + c.DEAD_FACTOR * self._settings.keepalive
+        if due is Due.STALLED:
+            return max(self._at[due], self._heard_at + c.RATCHET_STALL)
+        return self._at[due]

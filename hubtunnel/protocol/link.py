@@ -15,7 +15,7 @@ from hubtunnel.protocol.cards import HeldCard
 from hubtunnel.protocol.carrier import Carrier
 from hubtunnel.protocol.constants import Code, Record
 from hubtunnel.protocol.environment import Environment, Settings
-from hubtunnel.protocol.events import Alarm, Event, Job, Notice
+from hubtunnel.protocol.events import Alarm, Event, Job
 from hubtunnel.protocol.handshake import Established
 from hubtunnel.protocol.rivals import Rivals
 from hubtunnel.protocol.schedule import Seed
@@ -348,10 +348,9 @@ class Link:
 
     def _settle(self, now: float) -> None:
         """Drop what has ended, and let rivals be decided."""
+        if len(self.sessions) == 1 and not self.sessions[0].ended:  # fast path: it has no rival
+            self._rivals.alone(self.sessions[0])
+            return
         if any(s.ended for s in self.sessions):
             self.sessions = [s for s in self.sessions if not s.ended]
         self._rivals.settle(self.sessions, now)
-
-    def note(self, code: str, text: str) -> None:
-        """A line for the log."""
-        self._env.events.append(Notice(code, text))

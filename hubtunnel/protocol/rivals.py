@@ -43,6 +43,13 @@ class Rivals:
         if session.peer_boot == self._boot:
             self._ask_anew = True
 
+    def alone(self, session: Session) -> None:
+        """The one session that there is has no rival. (What `settle` comes to, on the path of every record.)"""
+        self._deadline = NEVER
+        self._ask_anew = False
+        if session.peer_boot != self._boot and session.live and not session.leaving:
+            self._boot = session.peer_boot
+
     def settle(self, sessions: list[Session], now: float) -> None:
         """Look at the sessions and do what the rules ask."""
         self._deadline = NEVER

@@ -10,7 +10,7 @@ any ── RESET sent or received ───────────────�
 from __future__ import annotations
 
 from collections import deque
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from hubtunnel.errors import ProtocolError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hubtunnel.protocol.session import Session
 
 
-class State(Enum):
+class State(StrEnum):
     """What may still come and go on a stream."""
 
     OPEN = "open"
@@ -32,7 +32,7 @@ class State(Enum):
     CLOSED = "closed"
 
 
-class Input(Enum):
+class Input(StrEnum):
     """What can happen to a stream."""
 
     DATA_RECEIVED = "data_received"

@@ -9,6 +9,7 @@ from hubtunnel.protocol import frames
 from hubtunnel.protocol.constants import Code, Record
 from hubtunnel.protocol.events import Alarm, Notice, SessionEnded, StreamOpened
 from hubtunnel.protocol.link import Settings
+from hubtunnel.protocol.rivals import Rivals
 from hubtunnel.protocol.session import Phase
 from tests.protocol.puppet import HELLO, Line, Puppet
 from tests.protocol.support import CorePair, Hub, connected
@@ -365,3 +366,26 @@ def test_RV9_our_own_dial_counts_too() -> None:
     line.send(Record.STARTED, puppet.started_record())
     line.send(Record.CLOSE, bytes((Code.LIMIT,)) + bytes(8))
     assert len(puppet.hub.link.sessions) == c.SESSIONS_PER_LINK
+
+
+# --- the fast path ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_one_session_alone_is_settled_as_by_the_rules(known: bool) -> None:
+    """`alone` gives what `settle` gives where there is one session, whichever boot was known before."""
+    pair, _ = connected()
+    session = pair.a.link.sessions[0]
+    outcomes = []
+    for by_rule in (True, False):
+        rivals = Rivals(pair.a.link._env)
+        rivals._boot = session.peer_boot if known else b"another boot 16 "
+        rivals._deadline, rivals._ask_anew = 0.0, True
+        if by_rule:
+            rivals.settle([session], pair.now)
+        else:
+            rivals.alone(session)
+        outcomes.append((rivals._boot, rivals.next_deadline(), rivals._ask_anew, rivals.preferred([session])))
+
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0][0] == session.peer_boot
