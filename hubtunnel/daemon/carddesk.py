@@ -6,9 +6,9 @@ What peers say to hold of us is kept, for it decides which of our link keys they
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from hubtunnel.daemon import reasons
 from hubtunnel.daemon.logs import event, log
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 # Refusals that say that somebody signed, or sent, what the pinned hub should not have: an operator must look.
 ALARMING = frozenset({Code.CARD_FORK, Code.CARD_SIGNATURE, Code.CARD_CHAIN, Code.REFUSED})
-
-_Result = TypeVar("_Result")
 
 
 class CardDesk:
@@ -200,11 +198,8 @@ class CardDesk:
         say()
         link.touch()
 
-    def _begin(self, work: Awaitable[None]) -> None:
-        async def run() -> None:
-            await work
-
-        task = asyncio.get_running_loop().create_task(run())
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 

@@ -335,9 +335,10 @@ class Hub:
             now = self.services.unix_time()
             change = min((contexts.next_change(link.contexts, now) for link in self.links.values()), default=now)
             await asyncio.sleep(max(TICK_LEAST, min(self.services.tick, change - now)))
-            await self._time_passed()
+            await self.time_passed()
 
-    async def _time_passed(self) -> None:
+    async def time_passed(self) -> None:
+        """Look at the wall clock: keys whose window has begun are used, those whose window ends are left."""
         made: _Contexts | None = None
         async with self._reloading:
             if self.gate.hour_changed:

@@ -167,7 +167,7 @@ class KeyKeeper:
         key = str(arguments.get("key", "")).lower().strip()
         if len(key) < 4 or not self._rests_on(key):
             return
-        rotation = {"now": True, **{word: arguments[word] for word in ("passphrase", "force") if word in arguments}}
+        rotation = {"at_once": True, **{word: arguments[word] for word in ("passphrase", "force") if word in arguments}}
         await hub.operations.run("rotate", rotation, by)
         await hub.until(lambda: not self._rests_on(key), MOVE_WAIT)
 

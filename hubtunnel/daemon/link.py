@@ -345,7 +345,8 @@ class PeerLink:
 
     def _on_carrier_lost(self, happened: ev.CarrierLost) -> None:
         event(log.info, "session_waits", peer=self.name, session=_sid(happened.session.sid), why=happened.why)
-        self._session_changed()
+        if happened.why != "replaced":  # a session that moves to another carrier is not down
+            self._session_changed()
 
     def _on_session_up(self, happened: ev.SessionUp) -> None:
         self._told = None

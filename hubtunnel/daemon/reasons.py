@@ -86,8 +86,10 @@ def silent(endpoint: str, peer: str, own_serial: int, psk: bool, now: float) -> 
 def no_keys(peer: str, now: float) -> Failure:
     """Not even dialled: no pair of link keys is within its windows, so the answer could only be silence."""
     text = (
-        f"not dialled, for no link key of ours and none of {peer}'s are both within their windows at"
-        f" {rfc3339(now)[:19]}Z: see hubtunnel check; rotate ours, or get a newer card of theirs"
+        f"not dialled: no link key of ours and none of {peer}'s are both within their windows at"
+        f" {rfc3339(now)[:19]}Z. Get their newer card (there: hubtunnel card; here: hubtunnel peer update CARD:"
+        " it is signed), and give them ours the same way (first hubtunnel key rotate, where key list shows no current"
+        " key)"
     )
     return Failure(Reason.SILENT, text, now)
 

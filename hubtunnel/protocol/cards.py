@@ -55,6 +55,7 @@ class CardExchange:
         "_asked",
         "_book",
         "_buffer",
+        "_claimed",
         "_events",
         "_in_flight",
         "_receiving",
@@ -76,6 +77,7 @@ class CardExchange:
         self._in_flight: HeldCard | None = None
         self._stopped = False  # CD12: the peer refused a card: no more of them in this session
         self._asked = False  # CD13: CARD_GET was sent
+        self._claimed: tuple[int, bytes] | None = None  # a card of ours that the peer holds and we lacked
         self._receiving: tuple[int, int] | None = None  # serial and total of the card whose parts come in
         self._buffer = bytearray()
         self._verifying: int | None = None  # serial of the card that the shell looks at
@@ -90,6 +92,11 @@ class CardExchange:
 
     def offer(self) -> None:
         """CD10: send what the peer lacks of our own cards, oldest first."""
+        claimed, own = self._claimed, self._book.own
+        if claimed is not None and own and own[-1].serial >= claimed[0]:
+            self._claimed = None
+            self._have(*claimed)  # what it holds has come back to us: now it can be compared
+            return
         if self._stopped or self.peer_has < 0:
             return
         waiting = {card.serial for card in self._to_send}
@@ -150,6 +157,7 @@ class CardExchange:
             return
         newest = own[-1]
         if serial > newest.serial:
+            self._claimed = (serial, card_hash)
             self._events.append(OwnCardsBehind(self._session, serial))
             if not self._asked:
                 self._asked = True

@@ -21,9 +21,11 @@ from hubtunnel.identity.card import NO_CARD, Card, SignedCard, link_public
 from hubtunnel.identity.fingerprint import to_text
 from hubtunnel.identity.pins import load_hub
 from hubtunnel.identity.state import State
+from hubtunnel.protocol.pair import LinkSecret
 from tests.identity.making import identity, link_key
 
 HOUR = 3600
+DAY = 24 * HOUR
 PATIENCE = 10.0  # seconds that anything may take which is expected to happen; nothing ever waits for it to be over
 
 # Short, so that a test of what happens when a time is over does not take that time.
@@ -34,16 +36,16 @@ def name_of(who: str) -> str:
     return f"mx.{who}.example"
 
 
-def signed_card(who: str, begin: int, end: int, *, number: int = 0) -> SignedCard:
-    """The first card of `who`, with one link key of that window."""
+def signed_card(who: str, begin: int, end: int, *, number: int = 0, ahead: tuple[LinkSecret, ...] = ()) -> SignedCard:
+    """The first card of `who`, with one link key of that window, and those made ahead."""
     key = link_key(who, number, begin=begin, end=end)
     fields: dict[str, Any] = {
         "name": name_of(who),
         "serial": 1,
         "previous": NO_CARD,
-        "issued": int(time.time()),
+        "issued": begin,  # the same whenever it is asked for: two cards of one serial would be a fork
         "identity": identity(who).public,
-        "link_keys": (link_public(key),),
+        "link_keys": (link_public(key), *map(link_public, ahead)),
     }
     return SignedCard.sign(Card.build(**fields), identity(who))
 
@@ -57,6 +59,7 @@ class Place:
     begin: int = field(default_factory=lambda: int(time.time()) - 2 * HOUR)
     end: int = field(default_factory=lambda: int(time.time()) + 100 * 24 * HOUR)
     number: int = 0
+    ahead: tuple[LinkSecret, ...] = ()
 
     @property
     def config(self) -> Path:
@@ -64,14 +67,15 @@ class Place:
 
     @property
     def card(self) -> SignedCard:
-        return signed_card(self.who, self.begin, self.end, number=self.number)
+        return signed_card(self.who, self.begin, self.end, number=self.number, ahead=self.ahead)
 
     def make(self, settings: str = "", *, listen: str = "127.0.0.1:0", times: str = TIMES) -> Place:
         """State and configuration. `settings` are further sections."""
         self.folder.mkdir(parents=True)
         with State.create(self.folder / "state") as state:
             state.add_identity(identity(self.who))
-            state.add_link_key(link_key(self.who, self.number, begin=self.begin, end=self.end))
+            for key in (link_key(self.who, self.number, begin=self.begin, end=self.end), *self.ahead):
+                state.add_link_key(key)
             state.add_card(self.card)
         self.write(settings, listen=listen, times=times)
         (self.folder / "peers.d").mkdir()

@@ -1,0 +1,168 @@
+"""Link keys that live by themselves: announced, used when their time comes, and replaced under running streams."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from hubtunnel.identity import acknowledged as records
+from hubtunnel.identity.armour import armour_all
+from hubtunnel.identity.state import State
+from tests.conftest import RunLoop
+from tests.daemon.hubs import DAY, HOUR, Mta, Place, connected, endpoint_of, link, mail_port, read_exactly, until, up
+from tests.daemon.living import (
+    Clock,
+    accepted,
+    acknowledged,
+    advance,
+    ask,
+    keys_in_use,
+    living,
+    serial,
+    settled,
+    trail,
+    two,
+)
+
+
+def test_rotation_under_a_stream(run_loop: RunLoop, tmp_path: Path) -> None:
+    """`key rotate --now` at both hubs in turn: sessions move to the new keys, the conversation goes on."""
+
+    async def scenario() -> None:
+        async with Mta() as mta, two(tmp_path, mta.address) as hubs:
+            session = link(hubs.a, "b").core.sessions[0]
+            async with connected(mail_port(hubs.a, "b")) as (reader, writer):
+                far_reader, far_writer = await mta.next()
+                for n, (mine, theirs, who) in enumerate([(hubs.a, hubs.b, "a"), (hubs.b, hubs.a, "b")] * 2):
+                    before = keys_in_use(hubs.a, "b")
+                    made = bytes.fromhex((await ask(mine, "rotate", at_once=True))["made"][0]["id"])
+                    await until(lambda made=made: made in keys_in_use(hubs.a, "b"))
+                    await until(lambda: keys_in_use(hubs.b, "a") == keys_in_use(hubs.a, "b")[::-1])
+                    assert keys_in_use(hubs.a, "b") != before
+                    assert accepted(theirs, who) == serial(mine)
+                    writer.write(b"EHLO %d\r\n" % n)
+                    assert await read_exactly(far_reader, 8) == b"EHLO %d\r\n" % n
+                    far_writer.write(b"250\r\n")
+                    assert await read_exactly(reader, 5) == b"250\r\n"
+            assert link(hubs.a, "b").core.sessions == [session]
+            assert session.resumed >= 4
+
+    run_loop(scenario())
+    whats = [entry.what for entry in trail(Place(tmp_path / "b", "b"))]
+    assert whats.count("card accepted") >= 3  # a's first and the two that came in the session
+    assert whats.count("rotated") == 2
+
+
+def test_both_rotate_at_the_same_moment(run_loop: RunLoop, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Mta() as mta, two(tmp_path, mta.address) as hubs:
+            async with connected(mail_port(hubs.a, "b")) as (reader, _):
+                _, far_writer = await mta.next()
+                a, b = await asyncio.gather(ask(hubs.a, "rotate", at_once=True), ask(hubs.b, "rotate", at_once=True))
+                wanted = (bytes.fromhex(a["made"][0]["id"]), bytes.fromhex(b["made"][0]["id"]))
+                await until(lambda: keys_in_use(hubs.a, "b") == wanted)
+                far_writer.write(b"220\r\n")
+                assert await read_exactly(reader, 5) == b"220\r\n"
+            assert len(link(hubs.a, "b").core.sessions) == 1
+
+    run_loop(scenario())
+
+
+def test_rotates_by_itself_when_due(run_loop: RunLoop, tmp_path: Path) -> None:
+    """A month goes by: the next key is used, another one is made and announced, and `key list` would show it."""
+
+    async def scenario() -> None:
+        clock = Clock()
+        async with Mta() as mta, two(tmp_path, mta.address, clock) as hubs:
+            before, ahead = keys_in_use(hubs.a, "b")[0], hubs.a_place.ahead[0]
+            assert serial(hubs.a) == 1
+            await advance(clock, 30 * DAY + HOUR, hubs.b, hubs.a)
+            await until(lambda: serial(hubs.a) == 2 and acknowledged(hubs.a, "b") == 2)
+            await until(lambda: keys_in_use(hubs.a, "b")[0] == ahead.id)
+            assert before != ahead.id
+            newest = hubs.a.keys.card.card.link_keys[-1]
+            assert newest.not_before > clock()
+
+    run_loop(scenario())
+    (entry,) = [entry for entry in trail(Place(tmp_path / "a", "a")) if entry.what == "rotated"]
+    assert "by itself" in entry.user
+
+
+def test_peer_that_was_away_learns_the_chain_that_it_missed(run_loop: RunLoop, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with Mta() as mta:
+            a, b = settled(tmp_path, "a"), settled(tmp_path, "b")
+            b.add_peer(a, deliver=mta.address)
+            async with living(b) as hub_b:
+                a.add_peer(b, deliver=mta.address, endpoints=[endpoint_of(hub_b)])
+                for _ in range(3):
+                    await ask(hub_b, "rotate", at_once=True)
+                assert serial(hub_b) == 4
+                async with living(a) as hub_a:
+                    await up(hub_a, "b")
+                    await until(lambda: accepted(hub_a, "b") == 4 and acknowledged(hub_b, "a") == 4)
+                    newest = hub_b.keys.card.card.link_keys
+                    now = time.time()
+                    best = [key for key in newest if key.not_before <= now][-1]
+                    await until(lambda: keys_in_use(hub_a, "b")[1] == best.id)
+                    pin, state = link(hub_b, "a").peer.pin, State.open(b.folder / "state")
+                    await until(lambda: records.read(state, pin).used == best.id.hex())
+                    assert records.read(state, pin).serial == 4
+
+    run_loop(scenario())
+
+
+def test_a_week_of_daily_keys(run_loop: RunLoop, tmp_path: Path) -> None:
+    """Each key is used in its window and deleted a day after it, and the conversation stays."""
+
+    async def scenario() -> None:
+        clock = Clock()
+        async with Mta() as mta, two(tmp_path, mta.address, clock) as hubs:
+            issued = await ask(hubs.a, "issue", every=float(DAY), count=7)
+            await until(lambda: acknowledged(hubs.a, "b") == 2)
+            ids = [bytes.fromhex(key["id"]) for key in issued["made"]]
+            used = []
+            async with connected(mail_port(hubs.a, "b")) as (reader, _):
+                _, far_writer = await mta.next()
+                for n, key in enumerate(ids):
+                    await until(lambda key=key: keys_in_use(hubs.a, "b")[0] == key)
+                    used.append(key)
+                    far_writer.write(b"%d" % n)
+                    assert await read_exactly(reader, 1) == b"%d" % n
+                    await advance(clock, DAY, hubs.b, hubs.a)
+                await advance(clock, 2 * DAY, hubs.b, hubs.a)
+                folder = hubs.a_place.folder / "state" / "keys"
+                await until(lambda: not any((folder / f"{key.hex()}.key").exists() for key in ids))
+                far_writer.write(b"e")
+                assert await read_exactly(reader, 1) == b"e"
+            assert used == ids
+
+    run_loop(scenario())
+    deleted = [e.details["key"] for e in trail(Place(tmp_path / "a", "a")) if e.what == "deleted"]
+    assert len(deleted) >= 7
+
+
+def test_windows_that_no_longer_overlap(run_loop: RunLoop, tmp_path: Path) -> None:
+    """A hub that was away too long: both say what they see, and a newer card by hand brings it back."""
+
+    async def scenario() -> None:
+        now = time.time()
+        async with Mta() as mta:
+            a = settled(tmp_path, "a")
+            b = Place(tmp_path / "b", "b", begin=int(now) - 90 * DAY, end=int(now) - 10 * DAY).make()
+            b.add_peer(a, deliver=mta.address)
+            async with living(b) as hub_b:
+                a.add_peer(b, deliver=mta.address, endpoints=[endpoint_of(hub_b)])
+                await ask(hub_b, "rotate", at_once=True)
+                async with living(a) as hub_a:
+                    dialler = link(hub_a, "b").dialler
+                    await until(lambda: dialler.failure is not None)
+                    assert dialler.failure is not None
+                    assert "peer update" in dialler.failure.text
+                    path = a.folder / "peers.d" / "mx.b.example.card"
+                    path.write_text(armour_all(hub_b.keys.cards))
+                    await hub_a.reload()
+                    await up(hub_a, "b")
+
+    run_loop(scenario())
