@@ -357,9 +357,12 @@ class Hub:
     @staticmethod
     def _log_notices(keys: HubKeys) -> None:
         for notice in keys.notices:
-            event(
-                log.critical if notice.alarm else log.warning, "alarm" if notice.alarm else "notice", text=notice.text
-            )
+            if notice.alarm:
+                event(log.critical, "alarm", text=notice.text)
+            else:
+                # A file that is older than what the peer sent by itself is how things are after its next rotation.
+                older = notice.why is not None and notice.why.code == Code.CARD_OLDER.word
+                event(log.debug if older else log.warning, "notice", text=notice.text)
 
     def _on_loop_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What nobody caught: a bug, or the loop's own complaint that it cannot accept."""

@@ -17,7 +17,7 @@ from hubtunnel.identity.caller import Caller
 from hubtunnel.identity.pins import load_hub
 from hubtunnel.identity.state import State
 from hubtunnel.identity.trail import Entry, Trail
-from tests.daemon.hubs import DAY, Place, endpoint_of, link, up
+from tests.daemon.hubs import DAY, Place, endpoint_of, link, until, up
 from tests.identity.making import link_key
 
 WHO = Caller(0, "root")
@@ -85,6 +85,10 @@ async def two(folder: Path, deliver: tuple[str, int], clock: Clock | None = None
         async with living(a, clock) as hub_a:
             await up(hub_a, "b")
             await up(hub_b, "a")
+            for hub, who in ((hub_a, "b"), (hub_b, "a")):  # what each holds of the other is on record, nothing is due
+                await until(
+                    lambda hub=hub, who=who: link(hub, who).keys.known.serial and link(hub, who).keys.known.used
+                )
             yield Two(hub_a, hub_b, a, b)
 
 
