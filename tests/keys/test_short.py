@@ -1,0 +1,23 @@
+"""The short form of `tests.keys.long`: two daemons, steady mail, and every change of keys."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.keys.long import SHORT, run
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+@pytest.mark.timeout(150)
+def test_every_change_of_keys_under_steady_mail(tmp_path: Path) -> None:
+    report = asyncio.run(run(SHORT, tmp_path))
+    assert report["failures"] == []
+    assert report["ok"], report
+    assert min(report["session_resumed"]) >= SHORT.rotations + SHORT.keys  # the session moved and was never begun anew
+    near, far = report["on_trail"]
+    assert near["rotated"] + far["rotated"] >= SHORT.rotations
+    assert near["issued"] == far["identity rotated"] == far["revoked"] == 1
