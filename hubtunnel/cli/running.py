@@ -84,8 +84,11 @@ def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 def _limit_process() -> None:
-    """No core dumps, for they would hold keys; as many descriptors as we may have, for each stream takes one."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """Keys stay in this process; as many descriptors as we may have, for each stream takes one."""
+    from hubtunnel.daemon import memory
+
+    memory.forbid_dumps()
+    memory.lock()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # What start-up made stays: the collector need not look at it again. What a conversation leaves behind are few and

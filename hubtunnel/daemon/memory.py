@@ -1,0 +1,30 @@
+"""Keeps keys in this process' memory: no core dumps, no look inside by others of the same user, no swap where allowed.
+
+What Python itself cannot do, erase a secret once it was used, stands in docs/THREATS.md.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+
+_PR_SET_DUMPABLE = 4  # prctl(2)
+_MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4  # mlockall(2)
+
+
+def forbid_dumps() -> None:
+    """No core dump, as a file or through a pipe (which RLIMIT_CORE does not stop); no ptrace by our own user."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def lock() -> bool:
+    """Keep all pages out of swap; False where that is not permitted.
+
+    Only without a limit on locked memory (the systemd unit lifts it): under one, a later allocation would fail.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if hard != resource.RLIM_INFINITY:
+        return False
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
+    return bool(ctypes.CDLL(None).mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0)

@@ -1,0 +1,41 @@
+"""What keeps keys inside the process, as the kernel tells it of a process that asked for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, ctypes
+from hubtunnel.daemon import memory
+{limit}
+memory.forbid_dumps()
+locked = memory.lock()
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), *resource.getrlimit(resource.RLIMIT_CORE), locked,
+      int(status["VmLck"].split()[0]) > 0)
+"""
+
+
+def _run(limit: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(limit=limit)], capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+def test_no_dumps() -> None:
+    assert _run("")[:3] == ["0", "0", "0"]
+
+
+def test_memory_is_not_locked_under_a_limit() -> None:
+    assert _run("resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))")[3:] == ["False", "False"]
+
+
+@pytest.mark.root
+def test_locked_is_what_the_kernel_says() -> None:
+    """Where it is permitted the pages are locked; where it is not, `lock` says so."""
+    _, _, _, locked, seen = _run("")
+    assert locked == seen
