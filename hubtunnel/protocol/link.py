@@ -274,6 +274,7 @@ class Link:
         for session in list(self.sessions):
             session.mux.now = now
             session.cards.offer()
+        self._settle(now)
 
     def card_accepted(self, session: Session, serial: int, card_hash: bytes) -> None:
         """The card of a `CardReceived` is stored, durably."""
@@ -289,6 +290,7 @@ class Link:
         """The card of a `CardReceived` has another serial inside than its parts said."""
         if not session.ended:
             session.cards.misnamed(serial, now)
+            self._settle(now)
 
     def set_identities(self, own_idfp: bytes, peer_idfp: bytes) -> None:
         """One of the two hubs has changed its identity; sessions go on."""
