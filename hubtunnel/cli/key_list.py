@@ -8,7 +8,8 @@ from typing import Any
 
 from hubtunnel.cli.common import DONE, add_json, complain, load_readable, open_state, print_json, print_table, rfc3339
 from hubtunnel.config import Config
-from hubtunnel.errors import KeyFileError
+from hubtunnel.daemon.control import request
+from hubtunnel.errors import HubtunnelError, KeyFileError
 from hubtunnel.identity import fingerprint, keyfiles
 from hubtunnel.identity.overview import KeyLine, Overview, PeerLine, look
 from hubtunnel.identity.state import State
@@ -29,11 +30,25 @@ def _list(args: argparse.Namespace) -> int:
         if args.trail:
             return _trail(state, args.json)
         seen = overview(config, state, time.time())
+    live = in_use(config)
     if args.json:
-        print_json(facts(seen))
+        print_json({**facts(seen), "in_use": live})
     else:
-        _show(seen)
+        _show(seen, live)
     return DONE
+
+
+def in_use(config: Config) -> list[dict[str, str]] | None:
+    """Which link keys each connection rests on now, as the running daemon says; None where none runs."""
+    try:
+        peers = request(config.control_socket, "status")["status"]["peers"]
+    except HubtunnelError:
+        return None
+    return [
+        {"peer": peer["name"], "our_key": carrier["our_key"], "their_key": carrier["their_key"]}
+        for peer in peers
+        for carrier in peer["carriers"]
+    ]
 
 
 def overview(config: Config, state: State, now: float) -> Overview:
@@ -90,7 +105,7 @@ def _peer_facts(line: PeerLine) -> dict[str, Any]:
     }
 
 
-def _show(seen: Overview) -> None:
+def _show(seen: Overview, live: list[dict[str, str]] | None) -> None:
     card = seen.own.card
     where = {
         "here": f"its key is here, and the next rotation is due {rfc3339(seen.rotation_due)}",
@@ -127,6 +142,12 @@ def _show(seen: Overview) -> None:
                 ]
                 for line in seen.peers
             ],
+        )
+    if live:
+        print()
+        print_table(
+            ["CONNECTED NOW", "ON OUR KEY", "ON THEIR KEY"],
+            [[carrier["peer"], carrier["our_key"], carrier["their_key"]] for carrier in live],
         )
     for warning in seen.warnings:
         complain(warning)

@@ -192,6 +192,8 @@ def _show(status: dict[str, Any]) -> None:
     causes = status["strangers"]["causes"]
     if causes:
         print("no answer given: " + ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items())))
+    for warning in status["warnings"]:
+        print(f"warning: {warning}")
     if not status["peers"]:
         print("no peers; `hubtunnel peer add CARD` adds one")
         return

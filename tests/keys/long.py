@@ -171,6 +171,7 @@ async def run(form: Form, folder: Path) -> dict[str, Any]:
         await stage.step("a revocation", lambda: revoke(far, near))
         seconds = time.monotonic() - began
         sessions = [(await hub.glance())["session"] for hub in stage.hubs]
+        listed = [json.loads(await hub.command("key", "list", "--json"))["in_use"] for hub in stage.hubs]
     verdict = Verdict()
     verdict.add(stage.sinks[1].compare(stage.senders[0].accepted))
     verdict.add(stage.sinks[0].compare(stage.senders[1].accepted))
@@ -192,6 +193,7 @@ async def run(form: Form, folder: Path) -> dict[str, Any]:
         "failures": failures[:10],
         "slowest_message_s": round(max(sender.slowest for sender in stage.senders), 2),
         "session_resumed": [session["resumed"] for session in sessions],
+        "in_use": listed,
         "steps": stage.steps,
         "on_trail": [_counts(trail) for trail in trails],
     }

@@ -18,6 +18,8 @@ def test_every_change_of_keys_under_steady_mail(tmp_path: Path) -> None:
     assert report["failures"] == []
     assert report["ok"], report
     assert min(report["session_resumed"]) >= SHORT.rotations + SHORT.keys  # the session moved and was never begun anew
+    (ours,), (theirs,) = report["in_use"]  # `key list` at both ends tells of the same connection
+    assert (ours["our_key"], ours["their_key"]) == (theirs["their_key"], theirs["our_key"])
     near, far = report["on_trail"]
     assert near["rotated"] + far["rotated"] >= SHORT.rotations
     assert near["issued"] == far["identity rotated"] == far["revoked"] == 1
