@@ -88,23 +88,42 @@ def in_place(
     encapsulate: Callable[[bytes], tuple[bytes, bytes]], sealed: Callable[[bytes, bytes], None]
 ) -> Iterator[None]:
     """Put the stand-ins where the primitives are."""
-    fakes = {
-        "x25519_public": x25519_public,
-        "x25519": x25519,
-        "mlkem_public": mlkem_public,
-        "mlkem_check_public": lambda public: None,
-        "mlkem_encapsulate": encapsulate,
-        "mlkem_decapsulate": mlkem_decapsulate,
-        "Aead": Aead,
-    }
-    originals = {name: getattr(crypto, name) for name in fakes}
     told = Aead.sealed
+    try:
+        Aead.sealed = staticmethod(sealed)
+        with _replaced(
+            x25519_public=x25519_public,
+            x25519=x25519,
+            mlkem_public=mlkem_public,
+            mlkem_check_public=lambda public: None,
+            mlkem_encapsulate=encapsulate,
+            mlkem_decapsulate=mlkem_decapsulate,
+            Aead=Aead,
+        ):
+            yield
+    finally:
+        Aead.sealed = staticmethod(told)
+
+
+@contextmanager
+def kem_in_place() -> Iterator[None]:
+    """Put a stand-in where the KEM is, whose coins are its own: with it, the same seed gives the same run."""
+    with _replaced(
+        mlkem_public=mlkem_public,
+        mlkem_check_public=lambda public: None,
+        mlkem_encapsulate=Coins().encapsulate,
+        mlkem_decapsulate=mlkem_decapsulate,
+    ):
+        yield
+
+
+@contextmanager
+def _replaced(**fakes: object) -> Iterator[None]:
+    originals = {name: getattr(crypto, name) for name in fakes}
     try:
         for name, fake in fakes.items():
             setattr(crypto, name, fake)
-        Aead.sealed = staticmethod(sealed)
         yield
     finally:
-        Aead.sealed = staticmethod(told)
         for name, original in originals.items():
             setattr(crypto, name, original)
