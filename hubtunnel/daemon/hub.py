@@ -29,7 +29,7 @@ from hubtunnel.identity.pins import HubKeys, PeerKeys, load_hub
 from hubtunnel.identity.state import State
 from hubtunnel.protocol.constants import Code
 from hubtunnel.protocol.link import Budget
-from hubtunnel.protocol.pair import PairContext
+from hubtunnel.protocol.pair import PairContext, hour_of
 
 TICK_LEAST = 0.05  # seconds between two looks at key windows
 CLOSE_WAIT = 1.0  # seconds for the last records and the peers' answers once everything was closed
@@ -53,6 +53,7 @@ class Hub:
         self._notifier = notifier
         self._allow_published = allow_published
         self._hooks = Hooks(loop, config.hooks.on_up, config.hooks.on_down)
+        self._contexts_hour = 0  # of the latest look at the clock for which all contexts were made
         self._reloading = asyncio.Lock()
         workers = Workers(loop)
         self.desk = CardDesk(
@@ -300,6 +301,7 @@ class Hub:
 
     async def _make_contexts(self, config: Config, keys: HubKeys) -> _Contexts:
         now = self.services.unix_time()
+        self._contexts_hour = hour_of(now)
         return await self.services.workers.call(
             lambda: {peer.name: contexts.make_contexts(keys, peer, now) for peer in keys.peers}
         )
@@ -341,7 +343,7 @@ class Hub:
         """Look at the wall clock: keys whose window has begun are used, those whose window ends are left."""
         made: _Contexts | None = None
         async with self._reloading:
-            if self.gate.hour_changed:
+            if hour_of(self.services.unix_time()) != self._contexts_hour:
                 made = await self._make_contexts(self.config, self.keys)
             for name, link in self.links.items():
                 link.time_passed(made[name] if made is not None else None)
