@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import resource
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from typing import Any, TypeVar
 
@@ -20,6 +21,16 @@ import uvloop
 # the same examples, so that a change is never blamed for what chance found elsewhere.
 hypothesis.settings.register_profile("hubtunnel", deadline=None, derandomize=os.environ.get("CI") == "true")
 hypothesis.settings.load_profile("hubtunnel")
+
+DESCRIPTORS = 16_384
+
+
+def pytest_configure() -> None:
+    """Raise the limit of descriptors, as the daemon does: Debian's 1,024 are too few for a thousand strangers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 @pytest.hookimpl(wrapper=True)
