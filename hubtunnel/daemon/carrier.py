@@ -41,6 +41,8 @@ class Connection(asyncio.Protocol):
         self.lost = False
         self._workers = workers
         self._closing = False
+        self._made = False
+        self._aborted = False
         self._close_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -50,6 +52,9 @@ class Connection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
         self.address = _address(transport.get_extra_info("peername"))
         self.own_address = _address(transport.get_extra_info("sockname"))
+        self._made = True
+        if self._aborted:
+            self.transport.abort()
 
     def become_carrier(self, link: PeerLink, established: Established) -> None:
         """The handshake is through: from now on bytes go to the link."""
@@ -95,8 +100,10 @@ class Connection(asyncio.Protocol):
         self._close_timer = asyncio.get_running_loop().call_later(CLOSE_TIMEOUT, self.transport.abort)
 
     def abort(self) -> None:
-        """Close at once, whatever waits."""
-        self.transport.abort()
+        """Close at once, whatever waits; a connection that is not made yet, as soon as it is."""
+        self._aborted = True
+        if self._made:
+            self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """TCP is gone; the link decides what that means."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -11,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from hubtunnel.daemon import dialler
+from hubtunnel.daemon.carrier import AcceptedConnection
 from hubtunnel.daemon.hub import Hub
+from hubtunnel.daemon.workers import Workers
 from hubtunnel.protocol import constants as c
-from hubtunnel.protocol.handshake import Initiator
+from hubtunnel.protocol.handshake import Initiator, Responder
+from hubtunnel.protocol.pair import HintTable
 from tests.conftest import RunLoop
 from tests.daemon.hubs import (
     HOUR,
@@ -330,5 +334,30 @@ def test_clocks_apart(run_loop: RunLoop, tmp_path: Path, minutes: int, meets: bo
                 else:
                     await until(lambda: causes(hub_b).get("unknown_hint"))
                     await until(lambda: link(hub_a, "b").last_error is not None)
+
+    run_loop(scenario())
+
+
+def test_connection_that_is_let_go_before_it_is_made(run_loop: RunLoop) -> None:
+    """A hub that ends while the loop still makes a transport: nothing is raised, and the transport does not stay."""
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        closed: list[AcceptedConnection] = []
+        connection = AcceptedConnection(
+            Workers(loop),
+            Responder(HintTable([], time.time()), lambda _: bytes(96)),
+            loop.time() + 60,
+            may_work=lambda _: True,
+            on_established=lambda _connection, _established: None,
+            on_failed=lambda _connection, _cause: None,
+            on_closed=closed.append,
+        )
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()):
+            accepted, _ = server.accept()
+            accepted.setblocking(False)
+            connection.abort()
+            await loop.connect_accepted_socket(lambda: connection, accepted)
+            await until(lambda: closed == [connection])
 
     run_loop(scenario())
