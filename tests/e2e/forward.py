@@ -139,7 +139,9 @@ class Forwarder:
             async with asyncio.TaskGroup() as connections:
                 while True:
                     accepted, _ = await loop.sock_accept(self._listener)
-                    connections.create_task(self._relay(accepted))
+                    task = connections.create_task(self._relay(accepted))
+                    # A task that is cancelled before its first step never gets to close what it was given.
+                    task.add_done_callback(lambda _, accepted=accepted: accepted.close())  # type: ignore[misc]
 
     async def _relay(self, accepted: socket.socket) -> None:
         with accepted, self._inside.open_socket() as outward:
