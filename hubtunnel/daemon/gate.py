@@ -43,11 +43,6 @@ class Gate:
         for peer in [p for p in self._buckets if p not in peers]:
             del self._buckets[peer]
 
-    @property
-    def hour_changed(self) -> bool:
-        """Whether the table is of another hour than now, so that contexts should be made anew."""
-        return self._table.rebuild_needed(self._services.unix_time())
-
     def refresh(self) -> None:
         """Rebuild the table if the hour or the keys within their windows have changed."""
         now = self._services.unix_time()

@@ -28,11 +28,6 @@ def tune_carrier(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
 
 
-def tune_local(sock: socket.socket) -> None:
-    """A connection of the local MTA: SMTP is dialogue, so nothing may wait for a full segment."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
 def reset(transport: asyncio.Transport) -> None:
     """End a TCP connection with RST, so that half a conversation never looks like a whole one."""
     sock = transport.get_extra_info("socket")

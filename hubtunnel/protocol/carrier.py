@@ -34,7 +34,6 @@ class Carrier:
         self.opened_at = now
         self.closed = False  # nothing is read or queued any more; what is queued may still leave
         self.heard = False  # whether a record was received
-        self.heard_at = now
         self.rtt: float | None = None
         self.bytes_in = 0
         self.bytes_out = 0

@@ -286,7 +286,6 @@ class Session:
         """7.2: one record of the carrier. Raises `ProtocolError` where the carrier must end at once."""
         self._mux.now = now
         self._clock.on_record(now)
-        carrier.heard_at = now
         if self._awaited is not None:
             self._first_answer(carrier, kind, plaintext[1:], now)
             return
