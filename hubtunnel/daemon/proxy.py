@@ -13,6 +13,10 @@ _VERSION_COMMAND = 0x21  # version 2, command PROXY
 _TCP4 = 0x11
 _TCP6 = 0x21
 
+# Type-length-values of version 2 (2.2.6: 0xE0 to 0xEF are for applications). Version 1 has no room for them.
+PEER_NAME = 0xE0  # the peer's name in our configuration, ASCII
+SESSION = 0xE1  # the session's id, 16 bytes: what `hubtunnel status` shows as hexadecimal digits
+
 Address = tuple[str, int]
 _IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -45,18 +49,24 @@ def header_v1(source: Address, destination: Address) -> bytes:
     return f"PROXY TCP{src.version} {src} {dst} {source[1]} {destination[1]}\r\n".encode("ascii")
 
 
-def header_v2(source: Address, destination: Address) -> bytes:
-    """The binary header: 28 bytes for IPv4, 52 for IPv6."""
+def _values(peer: str, session: bytes) -> bytes:
+    """Who the peer is, for a mail server that reads such values; nothing of what is not given."""
+    given = ((PEER_NAME, peer.encode("ascii")), (SESSION, session))
+    return b"".join(struct.pack(">BH", kind, len(value)) + value for kind, value in given if value)
+
+
+def header_v2(source: Address, destination: Address, *, peer: str = "", session: bytes = b"") -> bytes:
+    """The binary header: 28 bytes for IPv4, 52 for IPv6, and behind them the peer's name and session where given."""
     src, dst = _pair(source, destination)
     family = _TCP4 if src.version == 4 else _TCP6
-    body = src.packed + dst.packed + struct.pack(">HH", source[1], destination[1])
+    body = src.packed + dst.packed + struct.pack(">HH", source[1], destination[1]) + _values(peer, session)
     return _SIGNATURE + struct.pack(">BBH", _VERSION_COMMAND, family, len(body)) + body
 
 
-def header(kind: str, source: Address, destination: Address) -> bytes:
-    """The header of a kind: ``v2``, ``v1`` or ``none``."""
+def header(kind: str, source: Address, destination: Address, *, peer: str = "", session: bytes = b"") -> bytes:
+    """The header of a kind: ``v2``, ``v1`` or ``none``; only the first says who the peer is."""
     if kind == "v2":
-        return header_v2(source, destination)
+        return header_v2(source, destination, peer=peer, session=session)
     if kind == "v1":
         return header_v1(source, destination)
     return b""

@@ -43,6 +43,17 @@ def test_v2_ipv6() -> None:
     )
 
 
+def test_v2_says_who_the_peer_is() -> None:
+    """2.2.6: type, two bytes of length, value; counted in the header's own length."""
+    plain = proxy.header_v2(("192.0.2.1", 1), ("192.0.2.2", 2))
+    named = proxy.header("v2", ("192.0.2.1", 1), ("192.0.2.2", 2), peer="mx.b.example", session=bytes(range(16)))
+    values = b"\xe0\x00\x0cmx.b.example" + b"\xe1\x00\x10" + bytes(range(16))
+    assert named == plain[:14] + struct.pack(">H", 12 + len(values)) + plain[16:] + values
+    assert proxy.header("v1", ("192.0.2.1", 1), ("192.0.2.2", 2), peer="mx.b.example") == (
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"
+    )
+
+
 def test_families_that_differ() -> None:
     """present_as of IPv4 over a carrier of IPv6: the header is of the family of the address that matters."""
     assert proxy.header_v1(("192.0.2.1", 1), ("2001:db8::2", 2)) == b"PROXY TCP4 192.0.2.1 0.0.0.0 1 2\r\n"
