@@ -8,11 +8,14 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hubtunnel.config import Config, load_with_problems
 from hubtunnel.errors import ConfigError, HubtunnelError
 from hubtunnel.identity.state import State
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 DONE = 0
 ANSWER_IS_NO = 1
@@ -47,20 +50,27 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """A table on stdout: with colour and folded to the width on a terminal, plain and whole elsewhere."""
+def plain_or_terminal() -> Console:
+    """Stdout for people: with colour and folded to its width on a terminal, plain and whole elsewhere."""
     from rich.console import Console
+
+    # No markup: "[fe80::1]:2625" is an address, not a style.
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = max(_WIDE, console.width)
+    return console
+
+
+def print_table(columns: list[str], rows: list[list[str]]) -> None:
+    """A table on stdout."""
     from rich.table import Table
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=max(_WIDE, console.width))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    plain_or_terminal().print(table)
 
 
 def load_readable(args: argparse.Namespace) -> Config:

@@ -1,4 +1,4 @@
-"""`run`, and what asks a running daemon: `reload`, `stop`, `status`, `ping`."""
+"""`run`, and what asks a running daemon: `reload`, `stop`, `ping`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from hubtunnel.cli.common import ANSWER_IS_NO, DONE, add_json, load_readable, print_json, print_table
+from hubtunnel.cli.common import DONE, add_json, load_readable, print_json
 from hubtunnel.config import load
 from hubtunnel.daemon.control import ControlRefused, ControlUnavailable, request
 from hubtunnel.errors import ConfigError, UsageError
@@ -19,7 +19,6 @@ from hubtunnel.identity.state import State, StateLockedError
 RELOAD_TIMEOUT = 120.0
 PINGS_APART = 1.0
 PINGS_MAX = 100_000
-WATCH_EVERY = 1.0
 GONE_WITHIN = 10.0
 
 
@@ -38,10 +37,6 @@ def register(subparsers: Any) -> None:
     subparsers.add_parser(
         "stop", help="let running conversations end, then the daemon", allow_abbrev=False
     ).set_defaults(run=_stop)
-    status = subparsers.add_parser("status", help="peers, carriers, sessions, last errors", allow_abbrev=False)
-    status.add_argument("--watch", action="store_true", help="show it again every second")
-    add_json(status)
-    status.set_defaults(run=_status)
     ping = subparsers.add_parser("ping", help="round trips through the tunnel", allow_abbrev=False)
     ping.add_argument("peer", metavar="PEER")
     ping.add_argument("-c", dest="count", metavar="N", type=int, default=4, help="how many (default: %(default)s)")
@@ -153,89 +148,3 @@ def _ping(args: argparse.Namespace) -> int:
     elif len(times) > 1:
         print(f"{len(times)} round trips: {min(times):.3f} / {sum(times) / len(times):.3f} / {max(times):.3f} ms")
     return DONE
-
-
-def _status(args: argparse.Namespace) -> int:
-    config = load_readable(args)
-    if args.json:
-        print_json(request(config.control_socket, "status")["status"])
-        return DONE
-    if args.watch:
-        return _watch(config.control_socket)
-    _show(request(config.control_socket, "status")["status"])
-    return DONE
-
-
-def _watch(socket: Any) -> int:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    try:
-        while True:
-            status = request(socket, "status")["status"]
-            console.clear()
-            _show(status)
-            time.sleep(WATCH_EVERY)
-    except KeyboardInterrupt:
-        return DONE
-    except ControlUnavailable as exc:
-        console.print(str(exc))
-        return ANSWER_IS_NO
-
-
-def _show(status: dict[str, Any]) -> None:
-    print(
-        f"{status['hub']}  card {status['card']}  up {_span(status['uptime_s'])}  "
-        f"{_size(status['memory_bytes'])} in buffers  version {status['version']} (pid {status['pid']})"
-    )
-    print(f"fingerprint {status['fingerprint']}")
-    causes = status["strangers"]["causes"]
-    if causes:
-        print("no answer given: " + ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items())))
-    for warning in status["warnings"]:
-        print(f"warning: {warning}")
-    if not status["peers"]:
-        print("no peers; `hubtunnel peer add CARD` adds one")
-        return
-    print_table(
-        ["PEER", "STATE", "CARRIER", "RTT", "EPOCH", "STREAMS", "MAIL IN", "MAIL OUT", "KEYS UNTIL"],
-        [_row(peer) for peer in status["peers"]],
-    )
-    for peer in status["peers"]:
-        error = peer["last_error"]
-        if error is not None:
-            print(f"{peer['name']}: last error {error['at']}: {error['code']}: {error['text']}")
-
-
-def _row(peer: dict[str, Any]) -> list[str]:
-    carrier = peer["carriers"][0] if peer["carriers"] else None
-    session, keys = peer["session"], peer["link_key"]
-    rtt = carrier["rtt_ms"] if carrier else None
-    return [
-        peer["name"] + (" (testing)" if peer["mode"] == "testing" else ""),
-        peer["state"],
-        f"{carrier['endpoint']} {_span(carrier['age_s'])}" if carrier else "-",
-        f"{rtt:.1f} ms" if rtt is not None else "-",
-        str(session["epoch"]) if session else "-",
-        str(peer["streams"]["open"]),
-        _size(peer["mail_bytes"]["in"]),
-        _size(peer["mail_bytes"]["out"]),
-        min(keys["ours"]["end"], keys["theirs"]["end"])[:10] if keys else "-",
-    ]
-
-
-def _span(seconds: float) -> str:
-    whole = int(seconds)
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if whole >= size:
-            return f"{whole // size}{unit}"
-    return f"{whole}s"
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    raise AssertionError
