@@ -150,6 +150,7 @@ def _state(findings: Findings, config: Config, state: State, now: float, *, whol
         return
     findings.warnings += [notice.text for notice in hub.notices if notice.alarm]
     findings.facts += [notice.text for notice in hub.notices if not notice.alarm]
+    findings.facts += _credentials(config)
     _windows(findings, hub, now)
 
 
@@ -187,6 +188,15 @@ def _chain(cards: list[SignedCard], state: State) -> Iterator[str]:
                 accept_successor(before, after)
     except CardError as exc:
         yield f"{state.folder / 'cards'}: {exc}"
+
+
+def _credentials(config: Config) -> Iterator[str]:
+    for peer in config.peers:
+        if peer.psk_file is not None and peer.psk is None:
+            yield (
+                f"{peer.path}: psk_file: is the systemd credential {peer.psk_file.credential}, which only the service "
+                "has: not looked at"
+            )
 
 
 def _windows(findings: Findings, hub: HubKeys, now: float) -> None:

@@ -14,6 +14,7 @@ from hubtunnel.config import Config, load
 from hubtunnel.config.values import Seconds
 from hubtunnel.errors import HubtunnelError
 from hubtunnel.identity import bundle, fingerprint
+from hubtunnel.identity.credentials import IDENTITY_PASSPHRASE
 from hubtunnel.identity.operations import Result
 from hubtunnel.identity.windows import WARN_DAYS
 
@@ -177,13 +178,14 @@ def _passphrase(args: argparse.Namespace) -> int:
             status=USAGE,
         )
     config = load(args.config)
-    old = passphrases.of_identity(config)
+    old = passphrases.of_locked_identity(config)
     new = passphrases.ask_new("New passphrase of the identity key")
     change_keys(config, "passphrase", old=old, new=new)
     if new is None:
         print("The identity key is under no passphrase; the daemon can rotate link keys by itself")
     else:
-        print("The identity key is under a passphrase now, so no daemon can rotate by itself: it warns")
+        print("The identity key is under a passphrase now, so the daemon does not rotate by itself, unless systemd")
+        print(f"gives it the passphrase as the credential {IDENTITY_PASSPHRASE}. It warns")
         print(f"{', '.join(map(str, WARN_DAYS))} days before the last link key ends.")
         print("What the disk held before may remain there until it is written over.")
     return DONE

@@ -109,7 +109,7 @@ def _show(seen: Overview, live: list[dict[str, str]] | None) -> None:
     card = seen.own.card
     where = {
         "here": f"its key is here, and the next rotation is due {rfc3339(seen.rotation_due)}",
-        "locked": "its key is here under a passphrase: `key rotate` or `issue` by hand",
+        "locked": "its key is here under a passphrase: `key rotate` or `issue` by hand, unless the daemon was given it",
         "elsewhere": "its key is on another machine: `key import` brings what is signed there",
     }
     print(f"Card {card.serial} of {card.shown_name}, issued {rfc3339(card.issued)}")

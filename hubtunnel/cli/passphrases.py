@@ -8,6 +8,7 @@ from __future__ import annotations
 import getpass
 import sys
 
+from hubtunnel.cli.changes import change_keys
 from hubtunnel.cli.common import USAGE, CommandError, open_state
 from hubtunnel.config import Config
 from hubtunnel.identity import keyfiles
@@ -42,7 +43,15 @@ def ask_new(what: str) -> bytes | None:
 
 
 def of_identity(config: Config) -> bytes | None:
-    """The passphrase of the identity key, None where it has none or is not on this machine."""
+    """The passphrase of the identity key, to sign with; None where nobody has to type it.
+
+    That is so where it has none, is on another machine, or was given to the running daemon by systemd.
+    """
+    return of_locked_identity(config) if change_keys(config, "signer")["asks"] else None
+
+
+def of_locked_identity(config: Config) -> bytes | None:
+    """The passphrase of the identity key, asked whoever else knows it; None where the key is under none."""
     with open_state(config) as state:
         if not state.has_identity() or not keyfiles.is_locked(state.identity_path):
             return None

@@ -229,7 +229,8 @@ domains = {array(peer.domains)}
 
 # mode = "enforce"           # testing: carrier up and reported on, left out of routing tables
 # present_as = ""            # IP address for the PROXY header, where the carrier's own would mislead SPF
-# psk_file = ""              # `hubtunnel key psk` makes one: 32 random bytes, mode 0600, the same on both hubs
+# psk_file = ""              # `hubtunnel key psk` makes one: 32 random bytes, mode 0600, the same on both hubs;
+#                            # "credential:NAME" is one that systemd gives to the service
 """
 
 

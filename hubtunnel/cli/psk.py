@@ -41,6 +41,13 @@ def _psk(args: argparse.Namespace) -> int:
     peer = find(config, args.peer)
     if args.remove:
         return _remove(config, peer)
+    if peer.psk_file is not None and peer.psk_file.credential is not None:
+        raise CommandError(
+            f"the pre-shared key of {peer.name} is the systemd credential {peer.psk_file.credential}, which only "
+            "systemd can replace; nothing was changed",
+            "encrypt another with `systemd-creds encrypt` in its place, and restart the service; "
+            "`key psk --remove`, then `key psk` goes back to a file",
+        )
     if peer.psk_file is not None and not args.replace:
         raise CommandError(
             f"{peer.name} has a pre-shared key already, in {peer.psk_file}; nothing was changed",
@@ -70,8 +77,8 @@ def _remove(config: Config, peer: Peer) -> int:
     with peers_lock(config):
         text = with_value(peer.path.read_text(encoding="utf-8"), "psk_file", None, str(peer.path))
         changes: dict[Path, bytes | None] = {peer.path: text.encode()}
-        if peer.psk_file == peer.path.with_suffix(PSK_SUFFIX):
-            changes[peer.psk_file] = None
+        if peer.psk_file.path == peer.path.with_suffix(PSK_SUFFIX):
+            changes[peer.psk_file.path] = None
         put_in_force(config, changes, "psk set", {"peer": peer.name, "removed": True})
     print(f"{peer.name}: no pre-shared key is used any more; mail waits until the other hub does the same")
     return DONE

@@ -22,6 +22,7 @@ from hubtunnel.config.values import (
     Pin,
     Seconds,
     Secret,
+    SecretFile,
 )
 
 DEFAULT_PATH = Path("/etc/hubtunnel/hubtunnel.toml")
@@ -38,6 +39,7 @@ class Deliver(Struct, frozen=True, kw_only=True):
     address: Address = Address("127.0.0.1", 26)
     proxy_protocol: ProxyProtocol = "v2"
     source: IpAddress | None = None
+    probe: bool = True
 
 
 class SessionSettings(Struct, frozen=True, kw_only=True):
@@ -110,9 +112,9 @@ class Peer(Struct, frozen=True, kw_only=True):
     mode: Literal["enforce", "testing"] = "enforce"
     present_as: IpAddress | None = None
     receipts: bool = False
-    psk_file: Path | None = None
+    psk_file: SecretFile | None = None
     deliver: Deliver = Deliver()
-    psk: Secret | None = None  # from psk_file; never a key of the file
+    psk: Secret | None = None  # from psk_file, unless that is a credential that only the service has
     path: Path = Path()  # the file it was read from; never a key of the file
 
     @property

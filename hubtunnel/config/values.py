@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, get_args, get_origin
 import msgspec
 
 from hubtunnel.errors import KeyFileError
-from hubtunnel.identity import fingerprint
+from hubtunnel.identity import credentials, fingerprint
 from hubtunnel.identity.files import read_private
 from hubtunnel.identity.names import is_host_name
 from hubtunnel.protocol.constants import DEFAULT_PORT, PSK_LEN
@@ -165,6 +165,31 @@ class Secret(bytes):
     __str__ = __repr__
 
 
+class SecretFile(str):
+    """Where a secret stands: the path of a private file, or `credential:NAME` for what systemd gives to the service."""
+
+    __slots__ = ()
+    _CREDENTIAL = "credential:"
+
+    @classmethod
+    def read(cls, text: str, folder: Path) -> Self:
+        if not text.startswith(cls._CREDENTIAL):
+            return cls(_path(text, folder))
+        if not credentials.is_name(text.removeprefix(cls._CREDENTIAL)):
+            raise ValueError(f'{text!r} names no systemd credential; write one such as "credential:mx.b.example.psk"')
+        return cls(text)
+
+    @property
+    def credential(self) -> str | None:
+        """The name of the credential, None for a file."""
+        return self.removeprefix(self._CREDENTIAL) if self.startswith(self._CREDENTIAL) else None
+
+    @property
+    def path(self) -> Path | None:
+        """The path of the file, None for a credential."""
+        return None if self.startswith(self._CREDENTIAL) else Path(self)
+
+
 class Command(tuple[str, ...]):
     """The argv of a program: an absolute path and its arguments, split as a shell would; no shell runs it."""
 
@@ -193,9 +218,9 @@ def decode_value(kind: Any, value: object, folder: Path) -> Any:
         if not isinstance(found, str):
             raise ValueError(f"must be a text in quotes, not {found!r}")
         if wanted is Path:
-            if "\0" in found:
-                raise ValueError("a path cannot hold a NUL")
-            return folder / found
+            return _path(found, folder)
+        if wanted is SecretFile:
+            return SecretFile.read(found, folder)
         if wanted in _READERS:
             reader: Callable[[str], object] = wanted.read
             return reader(found)
@@ -211,15 +236,26 @@ def decode_value(kind: Any, value: object, folder: Path) -> Any:
         raise ValueError(text[:1].lower() + text[1:]) from None
 
 
-def read_psk(path: Path) -> Secret:
-    """The pre-shared key in `path`: a private file with exactly 32 bytes as hexadecimal or base64 text.
+def _path(text: str, folder: Path) -> Path:
+    if "\0" in text:
+        raise ValueError("a path cannot hold a NUL")
+    return folder / text
+
+
+def read_psk(place: SecretFile) -> Secret | None:
+    """The pre-shared key there: exactly 32 bytes as hexadecimal or base64 text; None for a credential that is not
+    this process'.
 
     Raises `KeyFileError` with the cure.
     """
+    what = "a pre-shared key"
+    text = read_private(place.path, what) if place.path is not None else credentials.read(str(place.credential), what)
+    if text is None:
+        return None
     try:
-        return Secret(parse_psk(read_private(path, "a pre-shared key").strip()))
+        return Secret(parse_psk(text.strip()))
     except ValueError as exc:
-        raise KeyFileError(f"{path}: {exc}; `hubtunnel key psk PEER` makes one") from None
+        raise KeyFileError(f"{place}: {exc}; `hubtunnel key psk PEER` makes one") from None
 
 
 def parse_psk(text: bytes) -> bytes:

@@ -1,8 +1,8 @@
 """Link keys live by themselves: rotated, deleted and warned about when their time comes (PROTOCOL.md 3.3).
 
 Rotation goes through the same operation as `hubtunnel key rotate`, while the identity key is here and under no
-passphrase. Nothing is signed before the peers have said what they hold of us, since a restored backup would fork the
-chain of its own cards.
+passphrase, or under one that systemd gave to the service. Nothing is signed before the peers have said what they hold
+of us, since a restored backup would fork the chain of its own cards.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hubtunnel.config import Peer
 from hubtunnel.daemon.logs import event, log
 from hubtunnel.errors import HubtunnelError
-from hubtunnel.identity import acknowledged, keyfiles, lifecycle, signing, windows
+from hubtunnel.identity import acknowledged, credentials, keyfiles, lifecycle, signing, windows
 from hubtunnel.identity.caller import Caller
 from hubtunnel.identity.state import State
 from hubtunnel.protocol.constants import HOUR
@@ -48,7 +48,8 @@ def plan(state: State, hub_peers: tuple[Peer, ...], now: float) -> Plan:
     own = signing.newest(state)[-1].card
     there = [key for key in own.link_keys if state.link_key_path(key.id).exists()]
     rotation = windows.rotation_due(there, now)
-    can_sign = state.has_identity() and not keyfiles.is_locked(state.identity_path)
+    locked = state.has_identity() and keyfiles.is_locked(state.identity_path)
+    can_sign = state.has_identity() and (not locked or credentials.identity_passphrase() is not None)
     claim = acknowledged.newest_claim(state, hub_peers, own.serial)
     behind = None
     if claim is not None:

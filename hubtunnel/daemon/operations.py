@@ -15,7 +15,8 @@ from hubtunnel.identity import operations
 from hubtunnel.identity.caller import Caller
 from hubtunnel.identity.state import State
 
-SILENT = frozenset({"record"})  # changes nothing that the daemon holds
+SILENT = frozenset({"record", "signer"})  # change nothing that the daemon holds
+ASKING = frozenset({"signer"})  # change nothing at all
 
 
 class OperationRunner:
@@ -55,7 +56,8 @@ class OperationRunner:
         await self._before(name, arguments, by)
         async with self._lock:
             result = await self._workers.call(lambda: self._run(name, arguments, by))
-        log_result(name, by, result)
+        if name not in ASKING:
+            log_result(name, by, result)
         if name in SILENT:
             return result
         try:

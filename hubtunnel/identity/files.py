@@ -10,6 +10,7 @@ import contextlib
 import os
 import pwd
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from hubtunnel.crypto import random_bytes
@@ -95,15 +96,24 @@ def own_folder(path: Path, mode: int, owner: tuple[int, int] | None) -> None:
 def read_private(path: Path, what: str, limit: int = PRIVATE_FILE_MAX) -> bytes:
     """The bytes of a file that only its owner may read, at most `limit`.
 
-    Raises `KeyFileError`, with the cure, when it is missing, not a plain file, another's, or open to others. Mode and
-    owner are those of the file that was opened, so that nothing can be swapped in between.
+    Raises `KeyFileError`, with the cure, when it is missing, not a plain file, another's, or open to others.
+    """
+    return read_checked(path, what, private_problem, limit)
+
+
+def read_checked(
+    path: Path, what: str, problem_of: Callable[[Path, os.stat_result, str], str | None], limit: int
+) -> bytes:
+    """The bytes of a file, at most `limit`, unless `problem_of` finds something wrong with its kind, mode or owner.
+
+    These are of the file that was opened, so that nothing can be swapped in between. Raises `KeyFileError`.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as exc:
         raise KeyFileError(f"{path}: {what} cannot be read: {exc.strerror}") from exc
     try:
-        problem = private_problem(path, os.fstat(descriptor), what)
+        problem = problem_of(path, os.fstat(descriptor), what)
         if problem:
             raise KeyFileError(problem)
         data = _read_up_to(descriptor, limit + 1)

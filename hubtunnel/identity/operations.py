@@ -13,7 +13,7 @@ from typing import Any
 
 from hubtunnel.config.model import Config
 from hubtunnel.errors import UsageError
-from hubtunnel.identity import acknowledged, bundle, keyfiles, lifecycle, signing
+from hubtunnel.identity import acknowledged, bundle, credentials, keyfiles, lifecycle, signing
 from hubtunnel.identity.acknowledged import Claim
 from hubtunnel.identity.armour import dearmour
 from hubtunnel.identity.caller import Caller
@@ -60,7 +60,7 @@ class Context:
         return found
 
     def identity(self, passphrase: bytes | None) -> IdentitySecret:
-        return signing.identity_here(self.state, passphrase)
+        return signing.identity_here(self.state, signing.passphrase_for(self.state, passphrase))
 
 
 def run(context: Context, name: str, arguments: Mapping[str, Any]) -> Result:
@@ -112,6 +112,7 @@ def _rotate(
 ) -> Result:
     secret, claim = context.identity(passphrase), context.claim(force)
     if identity:
+        passphrase = signing.passphrase_for(context.state, passphrase)
         signed = signing.change_identity(context.state, secret, passphrase=passphrase, now=context.now, claim=claim)
         before = secret.public.idfp.hex()
         return _signed(context, "identity rotated", signed, before=before, after=signed.card.card.idfp.hex())
@@ -201,11 +202,24 @@ def _import(context: Context, *, data: bytes) -> Result:
 
 
 def _passphrase(context: Context, *, old: bytes | None = None, new: bytes | None = None) -> Result:
-    """Put the identity key under another passphrase, or under none."""
-    secret = context.identity(old)
+    """Put the identity key under another passphrase, or under none. Only who types the old one may."""
+    secret = signing.identity_here(context.state, old)
+    given = credentials.identity_passphrase()
     keyfiles.write_identity(context.state.identity_path, secret, new, replace=True)
     context.record("passphrase changed" if new is not None else "passphrase removed")
+    if new is not None and given is not None and given != new:
+        context.warnings.append(
+            f"the systemd credential {credentials.IDENTITY_PASSPHRASE} still holds another passphrase, so nothing is "
+            "signed by itself: encrypt the new one in its place, and restart the service"
+        )
     return {}
+
+
+def _signer(context: Context) -> Result:
+    """Who could sign here: `asks` when the identity key is under a passphrase that has to be typed."""
+    state = context.state
+    locked = state.has_identity() and keyfiles.is_locked(state.identity_path)
+    return {"asks": locked and credentials.identity_passphrase() is None}
 
 
 # --- peers ------------------------------------------------------------------------------------------------------
@@ -260,6 +274,7 @@ OPERATIONS: Mapping[str, Callable[..., Result]] = {
     "tidy": _tidy,
     "import": _import,
     "passphrase": _passphrase,
+    "signer": _signer,
     "repin": _repin,
     "record": _record,
 }

@@ -42,13 +42,29 @@ class PeerKeys:
 
     config: Peer
     cards: PeerCards
-    psk: bytes | None = field(repr=False)
     known: acknowledged.Known = field(default=acknowledged.Known(), compare=False)  # what it is known to hold of us
 
     @property
     def name(self) -> str:
         """The name under which it is configured, whatever its card says."""
         return self.config.name
+
+    @property
+    def psk(self) -> bytes | None:
+        """The pre-shared key. Raises `ConfigError` when there should be one that this process was not given.
+
+        Where it is a systemd credential, commands do without it and only the service can use it: never none instead.
+        """
+        place = self.config.psk_file
+        if place is not None and self.config.psk is None:
+            raise ConfigError(
+                [
+                    f"{self.config.path}: psk_file: this process was not given the systemd credential "
+                    f"{place.credential}: the unit of the service needs LoadCredential= or LoadCredentialEncrypted= "
+                    "for it, and a restart"
+                ]
+            )
+        return self.config.psk
 
     @property
     def idfp(self) -> bytes:
@@ -96,7 +112,7 @@ def load_hub(
         problems += refuse_published(str(state.folder), own.card.idfp, [key.public for key in links])
         for peer in peers:
             keys = [key.public for key in peer.links]
-            problems += refuse_published(str(peer.config.path), peer.idfp, keys, peer.psk)
+            problems += refuse_published(str(peer.config.path), peer.idfp, keys, peer.config.psk)
     if problems:
         raise ConfigError(problems)
     if state.writable:
@@ -211,7 +227,7 @@ def _peers(
             problems.append(f"{peer.path}: pin: {clash}")
             continue
         in_force[peer.pin] = cards.latest.card
-        peers.append(PeerKeys(peer, cards, peer.psk))
+        peers.append(PeerKeys(peer, cards))
         if cards is not before:
             changed.append(peers[-1])
     peers.sort(key=lambda peer: peer.name)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hubtunnel.errors import HubtunnelError, KeyFileError
-from hubtunnel.identity import keyfiles, windows
+from hubtunnel.identity import credentials, keyfiles, windows
 from hubtunnel.identity.acknowledged import Claim
 from hubtunnel.identity.card import Card, IdentitySecret, SignedCard, link_public
 from hubtunnel.identity.state import State, StateError
@@ -53,6 +53,16 @@ def identity_here(state: State, passphrase: bytes | None) -> IdentitySecret:
     if passphrase is None:
         return state.identity()
     return state.identity(lambda: passphrase)
+
+
+def passphrase_for(state: State, typed: bytes | None) -> bytes | None:
+    """The passphrase to open the identity key with: as typed, else the one that systemd gave to this process.
+
+    None where the key is under none, is not here, or nobody knows it. Raises `KeyFileError`.
+    """
+    if typed is not None or not state.has_identity() or not keyfiles.is_locked(state.identity_path):
+        return typed
+    return credentials.identity_passphrase()
 
 
 def refuse_fork(own: Card, claim: Claim | None) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 from hubtunnel.cli import main
+from hubtunnel.daemon.control import ControlUnavailable, request
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,3 +84,35 @@ class Hub:
     @property
     def words(self) -> str:
         return self.run("card", "--fingerprint").out.splitlines()[1]
+
+
+class Running:
+    """A hub with its daemon, which has these variables in its environment."""
+
+    def __init__(self, hub: Hub, **variables: str) -> None:
+        self.hub = hub
+        self.log = hub.folder / "log"
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "hubtunnel", "--config", str(hub.config), "run"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment() | variables,
+            )
+        self.status()
+
+    def status(self) -> dict[str, Any]:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                answer: dict[str, Any] = request(self.hub.folder / "control.sock", "status")["status"]
+                return answer
+            except ControlUnavailable:
+                assert self.process.poll() is None, self.log.read_text()
+                assert time.monotonic() < deadline, self.log.read_text()
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(timeout=20) == 0, self.log.read_text()

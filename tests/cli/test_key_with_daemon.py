@@ -4,60 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from hubtunnel.daemon.control import ControlUnavailable, request
-from tests.cli.hubs import Hub, environment
+from hubtunnel.daemon.control import request
+from hubtunnel.identity import keyfiles
+from tests.cli.hubs import Hub, Running, spawn
 
 pytestmark = pytest.mark.e2e
-
-
-class Running:
-    """A hub with its daemon."""
-
-    def __init__(self, hub: Hub) -> None:
-        self.hub = hub
-        self.log = hub.folder / "log"
-        with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "hubtunnel", "--config", str(hub.config), "run"],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment(),
-            )
-        self.status()
-
-    def status(self) -> dict[str, Any]:
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                answer: dict[str, Any] = request(self.hub.folder / "control.sock", "status")["status"]
-                return answer
-            except ControlUnavailable:
-                assert self.process.poll() is None, self.log.read_text()
-                assert time.monotonic() < deadline, self.log.read_text()
-                time.sleep(0.05)
-
-    def stop(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.wait(timeout=20) == 0, self.log.read_text()
 
 
 @pytest.fixture
 def running(tmp_path: Path, b: Hub) -> Iterator[Running]:
     hub = Hub(tmp_path / "d", "d", 0)
-    text = hub.config.read_text().replace('"127.0.0.1:0"', '"127.0.0.1:39625"')
+    text = hub.config.read_text().replace('"127.0.0.1:0"', '"127.0.0.1:28625"')
     hub.config.write_text(text)
-    listen = "127.0.7.4:39624"
+    listen = "127.0.7.4:28624"
     added = hub.run("peer", "add", b.card, "--fingerprint", b.fingerprint, "--listen", listen)
     assert added.status == 0, added.err
     daemon = Running(hub)
@@ -140,3 +104,81 @@ def test_caller_cannot_say_that_it_is_somebody_else(running: Running) -> None:
     )
     lines = json.loads(running.hub.run("key", "list", "--trail", "--json").out)
     assert lines[-1]["uid"] == os.getuid()
+
+
+# --- systemd credentials ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def given(tmp_path: Path) -> Path:
+    """What systemd would give to the service."""
+    folder = tmp_path / "credentials"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path, b: Hub) -> Hub:
+    """A hub with a peer, and no daemon yet."""
+    hub = Hub(tmp_path / "c", "c", 0)
+    hub.config.write_text(hub.config.read_text().replace('"127.0.0.1:0"', '"127.0.0.1:29625"'))
+    added = hub.run("peer", "add", b.card, "--fingerprint", b.fingerprint, "--listen", "127.0.7.5:29624")
+    assert added.status == 0, added.err
+    return hub
+
+
+def test_daemon_that_was_given_the_passphrase_signs_for_whoever_asks(
+    hub: Hub, given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyfiles, "OPSLIMIT", 1)
+    monkeypatch.setattr(keyfiles, "MEMLIMIT", keyfiles.MEMLIMIT_MIN)
+    secret = "a passphrase of the test"
+    assert hub.run("key", "passphrase", "--identity", stdin=f"{secret}\n").status == 0
+    assert hub.run("key", "rotate").status == 2, "without the daemon nobody was given anything"
+    (given / "identity.passphrase").write_text(f"{secret}\n")
+    (given / "identity.passphrase").chmod(0o400)
+    daemon = Running(hub, CREDENTIALS_DIRECTORY=str(given))
+    try:
+        done = hub.run("key", "rotate")
+        assert (done.status, done.err) == (0, "")
+        assert daemon.status()["card"] == 2
+        assert hub.run("key", "passphrase", "--identity").status == 2, "that one has to be typed"
+        changed = hub.run("key", "passphrase", "--identity", stdin=f"{secret}\nanother\n")
+        assert changed.status == 0, changed.err
+        assert "restart the service" in changed.err
+        assert hub.run("key", "rotate").status != 0
+        assert daemon.status()["card"] == 2
+        assert secret not in daemon.log.read_text()
+    finally:
+        daemon.stop()
+
+
+def test_pre_shared_key_that_only_the_service_has(hub: Hub, b: Hub, given: Path) -> None:
+    assert hub.run("key", "psk", b.name).status == 0
+    file = hub.folder / f"peers.d/{b.name}.psk"
+    peer = file.with_suffix(".toml")
+    (given / file.name).write_bytes(file.read_bytes())
+    (given / file.name).chmod(0o400)
+    file.unlink()
+    peer.write_text(peer.read_text().replace(f'"{file.name}"', f'"credential:{file.name}"'))
+
+    checked = hub.run("check")
+    assert checked.status == 0, checked.out
+    assert f"systemd credential {file.name}, which only the service has" in checked.out
+    assert hub.run("key", "rotate").status == 0, "a command without a daemon does not need it"
+    alone = spawn("--config", hub.config, "run")
+    assert alone.status == 2, "never without the key that both hubs agreed on"
+    assert f"was not given the systemd credential {file.name}" in alone.err
+
+    daemon = Running(hub, CREDENTIALS_DIRECTORY=str(given))
+    try:
+        assert hub.run("reload").status == 0
+        for arguments in ((), ("--set",), ("--replace",)):
+            refused = hub.run("key", "psk", b.name, *arguments)
+            assert refused.status == 1
+            assert "only systemd can replace" in refused.err
+        assert hub.run("key", "psk", b.name, "--remove").status == 0
+        assert 'psk_file = "' not in peer.read_text().replace('# psk_file = ""', "")
+        assert (given / file.name).exists()
+    finally:
+        daemon.stop()

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hubtunnel.identity import credentials
+
 UNITS = Path(__file__).parents[2] / "contrib" / "systemd"
 
 
@@ -48,3 +50,14 @@ def test_user_of_the_unit_is_made() -> None:
     assert "User=hubtunnel\n" in (UNITS / "hubtunnel.service").read_text()
     lines = (UNITS / "hubtunnel.sysusers").read_text().splitlines()
     assert [line.split()[:2] for line in lines if not line.startswith("#")] == [["u", "hubtunnel"]]
+
+
+def test_credentials_in_comments_are_what_the_daemon_reads(unit: Path) -> None:
+    """With the comment signs taken away systemd takes the unit, and the names are those that are looked for."""
+    lines = [line for line in unit.read_text().splitlines() if line.startswith("#LoadCredential")]
+    names = [line.split("=")[1].split(":")[0] for line in lines]
+    assert credentials.IDENTITY_PASSPHRASE in names
+    assert all(credentials.is_name(name) for name in names)
+    unit.write_text(unit.read_text().replace("#LoadCredential", "LoadCredential"))
+    done = analyze("verify", "--man=no", str(unit))
+    assert (done.returncode, done.stderr) == (0, "")
