@@ -44,6 +44,7 @@ state = "{state}"
 address = "{deliver}"
 # proxy_protocol = "v2"      # v2, v1 or none: tells the MTA where a message came from
 # source = ""                # a loopback address to come from, such as 127.0.0.25
+# probe = true               # no mail goes there before it has answered PROXY header, greeting and QUIT as an MTA does
 
 [session]
 # ratchet_after = "2m"       # new session keys at the latest so long after the first byte under the old

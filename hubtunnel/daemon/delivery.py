@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hubtunnel.config import Peer
-from hubtunnel.daemon import proxy, sockets
+from hubtunnel.daemon import proxy, reasons, sockets
+from hubtunnel.daemon.probe import MtaListener
 from hubtunnel.daemon.relay import Relay
 from hubtunnel.protocol.constants import Code
 
 if TYPE_CHECKING:
     from hubtunnel.daemon.local import LocalSide
+    from hubtunnel.daemon.mtawatch import MtaWatch
     from hubtunnel.protocol.streams import Stream
 
 CONNECT_TIMEOUT = 10.0
@@ -29,6 +29,12 @@ class Target:
     proxy_protocol: str
     source: str  # loopback address to come from; "" for any
     present_as: str  # address for the PROXY header; "" for the carrier's own
+    probed: bool = True  # whether mail waits until the listener has passed a probe
+
+    @property
+    def listener(self) -> MtaListener:
+        """What peers may share of it."""
+        return MtaListener(self.host, self.port, self.proxy_protocol, self.source)
 
     def header(self, carrier: tuple[str, int], own: tuple[str, int]) -> bytes | None:
         """The PROXY header for a stream over a carrier from `carrier` to `own`; None when there is no honest one.
@@ -53,6 +59,7 @@ def target_of(peer: Peer) -> Target:
         proxy_protocol=deliver.proxy_protocol,
         source=deliver.source or "",
         present_as=peer.present_as or "",
+        probed=deliver.probe,
     )
 
 
@@ -71,18 +78,31 @@ class DeliveredRelay(Relay):
         self._waiting: list[bytes] = []
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, loop: asyncio.AbstractEventLoop, target: Target) -> None:
-        """Connect; the outcome is a splice or a reset with `mta_unreachable`."""
-        self._task = loop.create_task(self._connect(loop, target))
+    def start(self, loop: asyncio.AbstractEventLoop, target: Target, watch: MtaWatch | None) -> None:
+        """Connect; the outcome is a splice or a reset with `mta_unreachable`, or `limit` where it is ours."""
+        self._task = loop.create_task(self._connect(loop, target, watch))
 
-    async def _connect(self, loop: asyncio.AbstractEventLoop, target: Target) -> None:
+    async def _connect(self, loop: asyncio.AbstractEventLoop, target: Target, watch: MtaWatch | None) -> None:
+        if watch is not None and not watch.passed and (failure := await watch.verdict()) is not None:
+            self._fail(failure, Code.MTA_UNREACHABLE)
+            return
         local = (target.source, 0) if target.source else None
         try:
             await loop.create_connection(lambda: self, target.host, target.port, local_addr=local)
         except OSError as exc:
-            self._task = None
-            self.side.mta_unreachable(_text(exc))
-            self._end("mta_unreachable", Code.MTA_UNREACHABLE)
+            if exc.errno in sockets.EXHAUSTED:
+                self._fail(reasons.system_text(exc), Code.LIMIT)
+            else:
+                self._fail(reasons.system_text(exc), Code.MTA_UNREACHABLE)
+                if watch is not None:
+                    watch.unreachable(reasons.system_text(exc))
+        else:
+            sockets.tune_local(self.transport)
+
+    def _fail(self, text: str, code: Code) -> None:
+        self._task = None
+        self.side.mta_unreachable(text)
+        self._end(code.word, code)
 
     @property
     def connecting(self) -> bool:
@@ -123,9 +143,3 @@ class DeliveredRelay(Relay):
             self._task.cancel()
             self._task = None
         super()._break_local()
-
-
-def _text(exc: OSError) -> str:
-    if isinstance(exc, socket.gaierror):
-        return str(exc.strerror or exc)
-    return os.strerror(exc.errno) if exc.errno else str(exc)

@@ -183,6 +183,7 @@ class Hub:
         for link in self.links.values():
             link.abort()
         await self.gate.close()
+        await self.services.mta.close()
         self._pool.close()
         for task in (self._ticker, self._reload_task):
             if task is not None:
@@ -256,6 +257,8 @@ class Hub:
         for name in added:
             await self._add_link(config, keys, name, made[name])
         self._apply_gate(config, made)
+        targets = [link.local.target for link in self.links.values()]
+        self.services.mta.reloaded(target.listener for target in targets if target.probed)
         self.desk.told.difference_update(removed)
         self.keeper.wake()
         return {

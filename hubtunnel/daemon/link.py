@@ -216,6 +216,7 @@ class PeerLink:
         now = self.now()
         self.connections = (*self.connections, connection)
         self._addresses = (connection.address, connection.own_address)
+        self.local.carrier_from(connection.address[0])
         self.services.admission.authenticated(connection.address[0], now)
         if established.initiator:
             self.dialler.carrier_up(now)

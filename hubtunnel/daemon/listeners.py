@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import socket
 from collections.abc import Callable
 from contextlib import suppress
 
+from hubtunnel.daemon import sockets
 from hubtunnel.daemon.logs import Throttle, event, log
 
 _ACCEPTS_PER_TURN = 64
 _BACK_OFF = 0.5  # seconds without accepting after descriptors or memory ran out
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class CarrierListener:
@@ -56,7 +55,7 @@ class CarrierListener:
         held = self._throttle.allow("accept")
         if held is not None:
             event(log.error, "accept_failed", error=os.strerror(exc.errno or 0), repeated=held)
-        if exc.errno in _EXHAUSTED and self._reserve is not None:
+        if exc.errno in sockets.EXHAUSTED and self._reserve is not None:
             os.close(self._reserve)
             self._reserve = None
             with suppress(OSError):

@@ -8,9 +8,10 @@ from logging import INFO
 from typing import TYPE_CHECKING
 
 from hubtunnel.config import Peer, SessionSettings
-from hubtunnel.daemon import reasons
-from hubtunnel.daemon.delivery import CONNECT_TIMEOUT, DeliveredRelay, target_of
+from hubtunnel.daemon import proxy, reasons
+from hubtunnel.daemon.delivery import CONNECT_TIMEOUT, DeliveredRelay, Target, target_of
 from hubtunnel.daemon.logs import event, log
+from hubtunnel.daemon.mtawatch import MtaWatch
 from hubtunnel.daemon.relay import AcceptedRelay, Relay
 from hubtunnel.protocol import events as ev
 from hubtunnel.protocol.constants import Code
@@ -41,6 +42,7 @@ class LocalSide:
         self._session = session
         self._streams_max = streams_max
         self._target = target_of(link.peer)
+        self._watch = self._watched()
         self._server: asyncio.Server | None = None
         self._waiting: dict[AcceptedRelay, None] = {}  # in order of arrival
         self._leaving: set[AcceptedRelay] = set()  # refused, and not gone yet
@@ -51,6 +53,7 @@ class LocalSide:
         self._session = session
         self._streams_max = streams_max
         self._target = target_of(peer)
+        self._watch = self._watched()
 
     # --- life -----------------------------------------------------------------------------------------------
 
@@ -67,6 +70,11 @@ class LocalSide:
             self._server = await self._services.loop.create_server(lambda: AcceptedRelay(self, self.now()), sock=sock)
         if old is not None:
             old.close()
+
+    @property
+    def target(self) -> Target:
+        """Where mail of this peer goes."""
+        return self._target
 
     @property
     def address(self) -> tuple[str, int] | None:
@@ -152,6 +160,13 @@ class LocalSide:
     def stream_opened(self, happened: ev.StreamOpened, carrier: tuple[str, int], own: tuple[str, int]) -> None:
         """The peer opened a stream over a carrier from `carrier` to `own`: connect, as the peer's address."""
         stream = happened.stream
+        failure = None if self._watch is None else self._watch.failure
+        if self._watch is not None and failure is not None:
+            self._watch.ask()  # mail is a reason to look sooner
+            self.refused += 1
+            self.mta_unreachable(failure)
+            stream.reset(Code.MTA_UNREACHABLE)
+            return
         header = self._target.header(carrier, own)
         if header is None:
             self._deliver_failed(
@@ -164,7 +179,22 @@ class LocalSide:
         stream.app = relay
         self.relays.add(relay)
         self.opened += 1
-        relay.start(self._services.loop, self._target)
+        relay.start(self._services.loop, self._target, self._watch)
+
+    def carrier_from(self, address: str) -> None:
+        """A carrier of the peer comes from there: so does its mail, for our MTA."""
+        if self._watch is not None and not self._target.present_as and not proxy.misleads(address):
+            self._watch.presented(address)
+
+    def _watched(self) -> MtaWatch | None:
+        """What is known of the listener of our MTA; None where it is not to be probed."""
+        target = self._target
+        if not target.probed:
+            return None
+        watch = self._services.mta.of(target.listener)
+        if target.present_as:
+            watch.presented(target.present_as)
+        return watch
 
     def mta_unreachable(self, text: str) -> None:
         """Our MTA did not take a connection."""
@@ -215,6 +245,8 @@ class LocalSide:
                 self._leaving.add(relay)
         elif how not in ("done", "left", "gave_up"):
             self.reset += 1
+        if how in ("local_broken", "done") and not (relay.ours or relay.bytes_to_peer) and self._watch is not None:
+            self._watch.ask()  # our MTA ended a conversation before it had said a word
         if not log.isEnabledFor(INFO):
             return
         event(

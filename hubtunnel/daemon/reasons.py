@@ -58,17 +58,17 @@ def reply_421(peer: str, why: str) -> bytes:
 
 def from_dns(endpoint: str, exc: OSError, now: float) -> Failure:
     """The endpoint's name did not resolve."""
-    return Failure(Reason.DNS, f"{endpoint}: {_system_text(exc)}", now)
+    return Failure(Reason.DNS, f"{endpoint}: {system_text(exc)}", now)
 
 
 def from_connect(endpoint: str, address: str, exc: BaseException, now: float) -> Failure:
     """No TCP connection; `exc` is what the system said, or a TimeoutError of our own."""
     where = endpoint if address in endpoint else f"{endpoint} ({address})"
     if isinstance(exc, OSError) and exc.errno == errno.ECONNREFUSED:
-        return Failure(Reason.REFUSED, f"{where}: {_system_text(exc)}; is the daemon there running?", now)
+        return Failure(Reason.REFUSED, f"{where}: {system_text(exc)}; is the daemon there running?", now)
     if isinstance(exc, TimeoutError) or (isinstance(exc, OSError) and exc.errno == errno.ETIMEDOUT):
         return Failure(Reason.TIMEOUT, f"{where}: no TCP connection within the time; a firewall that drops?", now)
-    text = _system_text(exc) if isinstance(exc, OSError) else type(exc).__name__
+    text = system_text(exc) if isinstance(exc, OSError) else type(exc).__name__
     return Failure(Reason.UNREACHABLE, f"{where}: {text}", now)
 
 
@@ -141,7 +141,8 @@ def never(last_heard: float | None, started: float, now: float) -> Failure:
     return Failure(Reason.NEVER, text, now)
 
 
-def _system_text(exc: OSError) -> str:
+def system_text(exc: OSError) -> str:
+    """What the system says."""
     if isinstance(exc, socket.gaierror):
         return f"name does not resolve: {exc.strerror or exc}"
     return os.strerror(exc.errno) if exc.errno else (str(exc) or type(exc).__name__)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hubtunnel.daemon.logs import Throttle
+from hubtunnel.daemon.mtawatch import MtaWatches
 from hubtunnel.daemon.strangers import Admission, Knocks
 from hubtunnel.daemon.workers import Workers
 from hubtunnel.protocol.events import CardAcknowledged, CardReceived, CardRefused, OwnCardsBehind
@@ -63,9 +64,11 @@ class Services:
     move_spread: float = MOVE_SPREAD
     progress: asyncio.Event = field(default_factory=asyncio.Event)  # a stream, session or carrier ended
     throttle: Throttle = field(init=False)
+    mta: MtaWatches = field(init=False)
 
     def __post_init__(self) -> None:
         self.throttle = Throttle(LOG_EVERY, self.loop.time)
+        self.mta = MtaWatches(self.loop, self.unix_time)
         self.resolve = self._resolve
 
     async def _resolve(self, host: str, port: int) -> list[str]:

@@ -9,10 +9,18 @@ import socket
 import struct
 from contextlib import suppress
 
+from hubtunnel.daemon import proxy
 from hubtunnel.errors import HubtunnelError
 from hubtunnel.protocol.constants import SEAL_AHEAD
 
-USER_TIMEOUT_MS = 10_000
+# What accept(2), socket(2) and dup(2) say when it is we, or the system, that has no more to give.
+EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+USER_TIMEOUT_MS = 10_000  # a carrier whose bytes nobody acknowledges for so long is lost
+# Seconds of silence after which the kernel asks, between its questions, and how many go unanswered: a host that is gone
+# is noticed within a minute, also where nothing of ours is sent (a handshake, a carrier that closes, a smarthost).
+KEEPALIVE_IDLE = 30
+KEEPALIVE_EVERY = 10
+KEEPALIVE_COUNT = 3
 BACKLOG = 512
 
 
@@ -26,6 +34,25 @@ def tune_carrier(sock: socket.socket) -> None:
     # What the kernel took can no longer be overtaken by a ratchet step or an ACK.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SEAL_AHEAD)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+    keep_alive(sock)
+
+
+def tune_local(transport: asyncio.Transport | None) -> None:
+    """A connection to or from an MTA: one on another host, such as a smarthost, may vanish without a word."""
+    sock = None if transport is None else transport.get_extra_info("socket")
+    if sock is None:
+        return
+    with suppress(OSError):  # gone already
+        if not proxy.plain_ip(sock.getpeername()[0]).is_loopback:
+            keep_alive(sock)
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Have the kernel ask a silent other side whether it is there. A listening socket's accepted ones inherit this."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_EVERY)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
 
 
 def reset(transport: asyncio.Transport) -> None:

@@ -49,6 +49,7 @@ def hub_status(hub: Hub) -> dict[str, Any]:
                 for network, knock in knocks.latest(SOURCES_SHOWN)
             ],
         },
+        "deliver": services.mta.shown(),
         "peers": [peer_status(link) for link in sorted(hub.links.values(), key=lambda link: link.name)],
     }
 

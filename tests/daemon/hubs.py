@@ -95,8 +95,9 @@ class Place:
         deliver: tuple[str, int] | None = None,
         proxy: str = "none",
         extra: str = "",
+        probe: bool = False,
     ) -> Path:
-        """`peers.d/NAME.toml` and the card."""
+        """`peers.d/NAME.toml` and the card. The MTAs of most tests say what the test says, and nothing to a probe."""
         who = other if isinstance(other, str) else other.who
         if card is None and isinstance(other, Place):
             card = other.card
@@ -109,6 +110,7 @@ class Place:
             extra,
             "[deliver]",
             f'proxy_protocol = "{proxy}"',
+            f"probe = {str(probe).lower()}",
         ]
         if deliver is not None:
             lines.append(f'address = "{deliver[0]}:{deliver[1]}"')
