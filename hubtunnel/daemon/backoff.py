@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
-from hubtunnel.protocol.constants import BACKOFF_RESET_AFTER
+from hubtunnel.protocol.constants import BACKOFF_CEILING_AFTER_LOSS, BACKOFF_RESET_AFTER, BACKOFF_RESET_AFTER_LOSS
 
 FIRST_CEILING = 1.0  # seconds; the second dial in a row starts at most this much after the first
 CEILING = 30.0
+_ATTEMPTS_AFTER_LOSS = 1 + round(math.log2(BACKOFF_CEILING_AFTER_LOSS / FIRST_CEILING))
 
 
 class Backoff:
@@ -16,8 +18,9 @@ class Backoff:
     The wait between the *starts* of two dials is uniform between 0 and a ceiling that doubles from `FIRST_CEILING` to
     `CEILING` (full jitter, drawn after the cap: jitter before the cap lets all waiters meet again at the cap). Counting
     from the start of a dial means that a carrier that held for a while is replaced at once when it breaks, and that
-    one that breaks at birth is not dialled in a loop. Only a carrier that was up for `BACKOFF_RESET_AFTER` seconds
-    lets the count begin anew (PROTOCOL.md 7).
+    one that breaks at birth is not dialled in a loop. The count begins anew after a carrier that was up for
+    `BACKOFF_RESET_AFTER` seconds, and after one that was up for `BACKOFF_RESET_AFTER_LOSS` and left a session behind
+    whose streams wait; one that left it sooner lowers the ceiling to `BACKOFF_CEILING_AFTER_LOSS` (LV4).
     """
 
     __slots__ = ("_dialled_at", "_random", "_up_at", "attempts")
@@ -50,10 +53,14 @@ class Backoff:
         """The dial led to a carrier."""
         self._up_at = now
 
-    def down(self, now: float) -> None:
-        """That carrier is gone."""
-        if self._up_at is not None and now - self._up_at >= BACKOFF_RESET_AFTER:
-            self.attempts = 0
+    def down(self, now: float, *, waits: bool) -> None:
+        """That carrier is gone. `waits`: its session is not over and waits for the next."""
+        if self._up_at is not None:
+            held = now - self._up_at
+            if held >= (BACKOFF_RESET_AFTER_LOSS if waits else BACKOFF_RESET_AFTER):
+                self.attempts = 0
+            elif waits:
+                self.attempts = min(self.attempts, _ATTEMPTS_AFTER_LOSS)
         self._up_at = None
 
     def reset(self) -> None:

@@ -83,9 +83,9 @@ class Dialler:
         """Our dial became a carrier."""
         self._backoff.up(now)
 
-    def carrier_down(self, now: float) -> None:
-        """That carrier is gone."""
-        self._backoff.down(now)
+    def carrier_down(self, now: float, *, waits: bool) -> None:
+        """That carrier is gone. `waits`: its session is not over and waits for the next."""
+        self._backoff.down(now, waits=waits)
         self._next_at = None
         self._wake.set()
 

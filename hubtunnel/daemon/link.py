@@ -23,7 +23,7 @@ from hubtunnel.identity.pins import HubKeys, PeerKeys
 from hubtunnel.protocol import events as ev
 from hubtunnel.protocol.cards import HeldCard
 from hubtunnel.protocol.carrier import Carrier
-from hubtunnel.protocol.constants import Code, code_word
+from hubtunnel.protocol.constants import RATCHET_INTERVAL_MIN, RATCHET_INTERVAL_REFUSED, Code, code_word
 from hubtunnel.protocol.handshake import Established
 from hubtunnel.protocol.link import Link, Settings
 from hubtunnel.protocol.pair import PairContext
@@ -255,7 +255,8 @@ class PeerLink:
         now = self.now()
         self.last_heard = self.services.unix_time()
         if carrier.initiator:
-            self.dialler.carrier_down(now)
+            session = carrier.session
+            self.dialler.carrier_down(now, waits=session is not None and session.heard and not session.ended)
         event(log.info, "carrier_down", peer=self.name, address=text_of(connection.address), why=why)
         self.core.detach(carrier, why, now)
         self.services.progress.set()
@@ -461,10 +462,15 @@ class PeerLink:
 
 
 def core_settings(session: SessionSettings, streams_per_peer: int) -> Settings:
-    """The core's settings out of the configuration's."""
+    """The core's settings out of the configuration's.
+
+    Whoever wants steps oftener than every two seconds also takes them oftener from the peer, and says so (RT9).
+    """
     return Settings(
         version=__version__,
         ratchet_after=session.ratchet_after,
+        ratchet_interval_min=min(RATCHET_INTERVAL_MIN, session.ratchet_after),
+        ratchet_interval_refused=min(RATCHET_INTERVAL_REFUSED, session.ratchet_after / 4),
         ratchet_bytes=session.ratchet_bytes,
         linger=session.linger,
         keepalive=session.keepalive,

@@ -40,6 +40,7 @@ class SessionClock:
         "_first_data_at",
         "_heard_at",
         "_initiator",
+        "_interval",
         "_ratchet_asked",
         "_settings",
         "_step_ended_at",
@@ -49,6 +50,7 @@ class SessionClock:
     def __init__(self, settings: Settings, *, initiator: bool) -> None:
         self._settings = settings
         self._initiator = initiator
+        self._interval = settings.ratchet_interval_min  # RT5: from one step's end to the next one's begin
         self._at: dict[Due, float] = {}
         self._heard_at = 0.0
         self._first_data_at: float | None = None
@@ -57,6 +59,10 @@ class SessionClock:
         self._ratchet_asked = False
 
     # --- facts ----------------------------------------------------------------------------------------------
+
+    def on_hello(self, peers_interval: float) -> None:
+        """RT5, RT9: how soon after a step the peer takes the next; we keep twice that, and never less than our own."""
+        self._interval = max(self._settings.ratchet_interval_min, 2 * peers_interval)
 
     def on_attached(self, now: float, *, waiting: bool) -> None:
         """A carrier is there; `waiting`: our first record still needs its answer."""
@@ -112,7 +118,7 @@ class SessionClock:
         """A step as soon as the interval allows."""
         if self._initiator and not self._stepping and not self._ratchet_asked:
             self._ratchet_asked = True
-            self._at[Due.RATCHET] = max(now, self._step_ended_at + self._settings.ratchet_interval_min)
+            self._at[Due.RATCHET] = max(now, self._step_ended_at + self._interval)
 
     def on_step_begun(self, now: float) -> None:
         """A ratchet step is in flight."""
@@ -155,7 +161,7 @@ class SessionClock:
 
     def _plan_ratchet(self) -> None:
         if self._initiator and self._first_data_at is not None and not self._stepping and not self._ratchet_asked:
-            earliest = self._step_ended_at + self._settings.ratchet_interval_min
+            earliest = self._step_ended_at + self._interval
             self._at[Due.RATCHET] = max(self._first_data_at + self._settings.ratchet_after, earliest)
 
     # --- deadlines ------------------------------------------------------------------------------------------

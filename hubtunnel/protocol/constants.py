@@ -278,3 +278,5 @@ SESSIONS_PER_LINK = 4
 CARRIERS_PENDING_PER_LINK = 8
 BOOTS_REMEMBERED = 16
 BACKOFF_RESET_AFTER = 60.0  # a carrier must have been up for so long before back-off starts anew
+BACKOFF_RESET_AFTER_LOSS = 1.0  # the same, where it was lost with a session that waits to go on
+BACKOFF_CEILING_AFTER_LOSS = 2.0  # what one that was lost sooner leaves of the ceiling

@@ -51,16 +51,15 @@ class Dispatcher:
 
     def _hello(self, payload: bytes) -> None:
         """FR6: what the peer cannot do without, we must have."""
-        version, _, requires = frames.decode_hello(payload)
-        missing = sorted(set(requires) - set(self._env.settings.capabilities))
+        hello = frames.decode_hello(payload)
+        missing = sorted(set(hello.requires) - set(self._env.settings.capabilities))
         if missing:
+            lacking = frames.printable(", ".join(missing))
             raise ProtocolError(
-                f"the peer (hubtunnel {version}) requires what is lacking here: {frames.printable(', '.join(missing))}",
-                "required_capability",
+                f"the peer (hubtunnel {hello.version}) requires what is lacking here: {lacking}", "required_capability"
             )
-        self._session.greeted = True
-        self._session.peer_version = version
-        self._env.events.append(SessionUp(self._session, version))
+        self._session.greeted_by(hello)
+        self._env.events.append(SessionUp(self._session, hello.version))
 
     def _goaway(self, code: int, last: int) -> None:
         """GA1, GA5: our streams above `last` are answered one by one with RESET; there is nothing to be done here."""

@@ -11,6 +11,7 @@ from hubtunnel.protocol import constants as c
 from hubtunnel.protocol.bytestream import Budget
 from hubtunnel.protocol.cards import CardBook
 from hubtunnel.protocol.events import CarrierClosing, Event, Job
+from hubtunnel.protocol.frames import Hello
 from hubtunnel.protocol.schedule import Seed
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ class Settings:
     keepalive: float = 15.0
     send_window: int = c.SEND_WINDOW
     streams_per_peer: int = 500
+
+    @property
+    def hello(self) -> Hello:
+        """FR5: what the peer is told of these settings."""
+        return Hello(self.version, self.capabilities, (), self.ratchet_interval_refused)
 
 
 @dataclass(slots=True)

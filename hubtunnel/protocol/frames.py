@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import Iterator
 from struct import Struct
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -46,6 +47,7 @@ _LENGTHS = {
     Frame.RECEIPT_ACK: (8, 8),
 }
 _KNOWN = frozenset(Frame)
+_INTERVAL_ASSUMED = round(c.RATCHET_INTERVAL_REFUSED * 1000)  # milliseconds; RT9, where HELLO does not say
 _SHOWN_MAX = 64  # characters of a text from outside that are kept for people
 
 
@@ -128,23 +130,46 @@ def printable(text: str) -> str:
     return "".join(ch if ch.isprintable() and ch.isascii() else "?" for ch in text[:_SHOWN_MAX])
 
 
-def encode_hello(version: str, capabilities: tuple[str, ...], requires: tuple[str, ...]) -> bytes:
-    """FR5: the HELLO frame."""
-    payload = {"version": version, "capabilities": list(capabilities), "requires": list(requires)}
+class Hello(NamedTuple):
+    """What a HELLO says (8.3). `ratchet_interval` is in seconds: how soon after one step the sender takes the next."""
+
+    version: str
+    capabilities: tuple[str, ...]
+    requires: tuple[str, ...]
+    ratchet_interval: float = c.RATCHET_INTERVAL_REFUSED
+
+
+def encode_hello(hello: Hello) -> bytes:
+    """FR5: the HELLO frame. `ratchet_interval` is said only where it is not what a peer assumes."""
+    payload: dict[str, object] = {
+        "version": hello.version,
+        "capabilities": list(hello.capabilities),
+        "requires": list(hello.requires),
+    }
+    if hello.ratchet_interval < c.RATCHET_INTERVAL_REFUSED:
+        payload["ratchet_interval"] = math.ceil(hello.ratchet_interval * 1000)
     return encode(Frame.HELLO, 0, msgpack.packb(payload))
 
 
-def decode_hello(payload: bytes) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
-    """FR5: (version, capabilities, requires) of a HELLO payload."""
+def decode_hello(payload: bytes) -> Hello:
+    """FR5: a HELLO payload. Raises `ProtocolError`."""
     value = _unpack_map(payload, "HELLO")
     version = value.get("version")
     if not isinstance(version, str):
         raise ProtocolError("HELLO without a version")
-    return (
+    return Hello(
         printable(version),
         _names(value.get("capabilities"), "HELLO capabilities"),
         _names(value.get("requires"), "HELLO requires"),
+        _interval(value.get("ratchet_interval", _INTERVAL_ASSUMED)),
     )
+
+
+def _interval(milliseconds: object) -> float:
+    """The seconds of a HELLO's `ratchet_interval`: a peer may shorten what is assumed, never put steps off."""
+    if type(milliseconds) is not int or not 0 <= milliseconds <= _INTERVAL_ASSUMED:
+        raise ProtocolError("HELLO with a ratchet_interval that cannot be")
+    return milliseconds / 1000
 
 
 def encode_open(source: tuple[str, int] | None) -> bytes:

@@ -80,7 +80,7 @@ class Session:
         self._said_resume = b""
         self._end_code = int(Code.DONE)
         self._end_text = ""
-        self._mux.send_control(frames.encode_hello(env.settings.version, env.settings.capabilities, ()))
+        self._mux.send_control(frames.encode_hello(env.settings.hello))
         self.cards = CardExchange(self, env.cards, env.events, self._mux.send_control)
         self.cards.greet()
 
@@ -346,6 +346,12 @@ class Session:
         self._stepper.begin(carrier, now)  # RK1 before anything else: the carrier is silent until it is there
         self._heard_on(carrier, now)
         self._count_resume(now)
+
+    def greeted_by(self, hello: frames.Hello) -> None:
+        """FR5: the peer's HELLO came."""
+        self.greeted = True
+        self.peer_version = hello.version
+        self._clock.on_hello(hello.ratchet_interval)
 
     def _data(self, plaintext: bytes, now: float) -> None:
         """BS2: count what was taken off the carrier, then read its frames."""

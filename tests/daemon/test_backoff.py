@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hubtunnel.daemon.backoff import CEILING, Backoff
-from hubtunnel.protocol.constants import BACKOFF_RESET_AFTER
+from hubtunnel.protocol.constants import BACKOFF_CEILING_AFTER_LOSS, BACKOFF_RESET_AFTER, BACKOFF_RESET_AFTER_LOSS
 
 
 def test_first_dial_is_at_once() -> None:
@@ -40,28 +41,61 @@ def test_waits_count_from_the_start_of_the_dial() -> None:
     for _ in range(4):
         backoff.dialling(100.0)
     assert backoff.ceiling() == 8.0
-    backoff.up(100.1)
-    backoff.down(101.0)
     assert backoff.next_dial_at(101.0) == 104.0
-    backoff.down(110.0)
     assert backoff.next_dial_at(110.0) == 110.0
 
 
-def test_only_a_carrier_that_was_up_for_long_resets() -> None:
+def test_of_carriers_that_end_with_their_session_only_one_that_was_up_for_long_resets() -> None:
     backoff = Backoff(lambda: 0.5)
     for _ in range(5):
         backoff.dialling(0.0)
     backoff.up(0.0)
-    backoff.down(BACKOFF_RESET_AFTER - 0.1)
+    backoff.down(BACKOFF_RESET_AFTER - 0.1, waits=False)
     assert backoff.attempts == 5
     backoff.up(100.0)
-    backoff.down(100.0 + BACKOFF_RESET_AFTER)
+    backoff.down(100.0 + BACKOFF_RESET_AFTER, waits=False)
     assert backoff.attempts == 0
     assert backoff.next_dial_at(170.0) == 170.0
+
+
+def test_a_line_that_breaks_every_other_second_is_dialled_at_once() -> None:
+    """LV4: streams stand still meanwhile, and the peer has just proved that it is there."""
+    backoff = Backoff(lambda: 0.99)
+    now = 0.0
+    for _ in range(20):
+        assert backoff.next_dial_at(now) == now
+        backoff.dialling(now)
+        backoff.up(now + 0.1)
+        now += 0.1 + BACKOFF_RESET_AFTER_LOSS
+        backoff.down(now, waits=True)
+
+
+@pytest.mark.parametrize(("waits", "expected"), [(True, [1, 2, 2, 2, 2, 2, 2]), (False, [1, 2, 4, 8, 16, 30, 30])])
+def test_carriers_that_break_at_birth(waits: bool, expected: list[float]) -> None:
+    """While streams wait they are dialled up to every second on average; else ever later."""
+    backoff = Backoff(lambda: 1.0)
+    now, found = 0.0, []
+    for _ in expected:
+        backoff.dialling(now)
+        backoff.up(now)
+        backoff.down(now + BACKOFF_RESET_AFTER_LOSS - 0.5, waits=waits)
+        found.append(backoff.next_dial_at(now) - now)
+        now += found[-1]
+    assert found == expected
+
+
+def test_a_peer_that_was_away_and_comes_back_for_an_instant() -> None:
+    """However many dials failed before: the carrier that came up and broke lowers the ceiling."""
+    backoff = Backoff(lambda: 1.0)
+    for _ in range(10):
+        backoff.dialling(0.0)
+    backoff.up(0.1)
+    backoff.down(0.2, waits=True)
+    assert backoff.ceiling() == BACKOFF_CEILING_AFTER_LOSS
 
 
 def test_a_loss_that_follows_no_success_changes_nothing() -> None:
     backoff = Backoff(lambda: 0.5)
     backoff.dialling(0.0)
-    backoff.down(1000.0)
+    backoff.down(1000.0, waits=True)
     assert backoff.attempts == 1

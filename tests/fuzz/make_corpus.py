@@ -43,7 +43,7 @@ def records() -> Inputs:
 
 
 def whole_frames() -> Inputs:
-    yield "hello", frames.encode_hello("hubtunnel 1.0", ("receipts",), ())
+    yield "hello", frames.encode_hello(frames.Hello("hubtunnel 1.0", ("receipts",), ()))
     yield "open", frames.encode(Frame.OPEN, 1, frames.encode_open(("192.0.2.1", 25)))
     yield "data-end", frames.encode(Frame.DATA, 1, b"EHLO a.example\r\n") + frames.encode(Frame.END, 1)
     yield "reset", frames.encode_reset(3, Code.MTA_UNREACHABLE)

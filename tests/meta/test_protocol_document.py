@@ -279,7 +279,7 @@ def test_control_a_changed_size_in_a_caption_is_found() -> None:
 def test_example_frames_are_those_that_the_code_writes() -> None:
     blocks = re.findall(r"^```\n((?:[0-9a-f]{2})+ [0-9a-f ]+)\n```$", TEXT, re.MULTILINE)
     hello, opening = (bytes.fromhex(block) for block in blocks)
-    assert hello == frames.encode_hello("0.1.0", (), ())
+    assert hello == frames.encode_hello(frames.Hello("0.1.0", (), ()))
     assert opening == frames.encode(Frame.OPEN, 1, frames.encode_open(("192.0.2.7", 40000)))
 
 

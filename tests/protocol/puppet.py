@@ -24,7 +24,7 @@ from hubtunnel.protocol.session import Session
 from hubtunnel.protocol.wire import START, STARTED
 from tests.protocol.support import Hub, public_of
 
-HELLO = frames.encode_hello("puppet", (), ())
+HELLO = frames.encode_hello(frames.Hello("puppet", (), ()))
 
 Said = tuple[Record, bytes]  # a record's type, and its data without the type
 

@@ -66,10 +66,9 @@ def payloads(data: bytes) -> None:
         return
     try:
         if data[0] % 2:
-            version, capabilities, requires = codec.decode_hello(data[1:])
-            assert version.isprintable()
-            encoded = codec.encode_hello(version, capabilities, requires)
-            assert codec.decode_hello(encoded[c.FRAME_HEADER_LEN :]) == (version, capabilities, requires)
+            hello = codec.decode_hello(data[1:])
+            assert hello.version.isprintable()
+            assert codec.decode_hello(codec.encode_hello(hello)[c.FRAME_HEADER_LEN :]) == hello
         else:
             service, source = codec.decode_open(data[1:])
             if service == "smtp":
