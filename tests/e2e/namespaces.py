@@ -12,6 +12,7 @@ import os
 import re
 import signal
 import socket
+import string
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ _TCP_LISTEN = "0A"
 ADDRESSES = ("192.0.2.1", "192.0.2.2")
 """Of the two hubs, in TEST-NET-1."""
 
-_OWN_NAME = re.compile(r"hubtunnel-([0-9]+)-[0-9]+[ab]")
+_OWN_NAME = re.compile(r"hubtunnel-([0-9]+)-[0-9]+[a-z]")
 
 _LAST_GRACE = 5.0
 """Seconds for processes to end by themselves before a namespace is removed."""
@@ -171,6 +172,41 @@ def two_namespaces() -> Iterator[tuple[Namespace, Namespace]]:
         yield a, b
     finally:
         for namespace in made:
+            namespace.remove()
+
+
+@contextmanager
+def switched_namespaces(addresses: Sequence[str]) -> Iterator[list[Namespace]]:
+    """One namespace for each IPv4 address (of one /24) and all on one switch; removed whatever happens.
+
+    The first one holds the switch itself, with its address on it.
+    """
+    _remove_left_behind()
+    number = next(_numbers)
+    made: list[Namespace] = []
+    try:
+        for letter, address in zip(string.ascii_lowercase, addresses, strict=False):
+            made.append(Namespace(f"hubtunnel-{os.getpid()}-{number}{letter}"))
+            made[-1].address = address
+        switch = made[0]
+        switch.interface = "switch"
+        run("ip", "-n", switch.name, "link", "add", switch.interface, "type", "bridge", "forward_delay", "0")
+        run("ip", "-n", switch.name, "link", "set", switch.interface, "up")
+        for index, namespace in enumerate(made[1:], 1):
+            namespace.interface = "hub"
+            port = f"port{index}"
+            run(
+                *("ip", "link", "add", port, "netns", switch.name, "type", "veth"),
+                *("peer", "name", namespace.interface, "netns", namespace.name),
+            )
+            run("ip", "-n", switch.name, "link", "set", port, "master", switch.interface, "up")
+        for namespace in made:
+            run("ip", "-n", namespace.name, "address", "add", f"{namespace.address}/24", "dev", namespace.interface)
+            run("ip", "-n", namespace.name, "link", "set", namespace.interface, "up")
+        _wait_for_carrier(*made)
+        yield made
+    finally:
+        for namespace in reversed(made):
             namespace.remove()
 
 

@@ -1,0 +1,20 @@
+"""The mail servers there are recipes for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hubtunnel.mta import exim, postfix
+from hubtunnel.mta.plan import Plan
+from hubtunnel.mta.recipe import Recipe
+
+_RECIPES: dict[str, Callable[[Plan], Recipe]] = {
+    "postfix": postfix.recipe,
+    "exim": exim.recipe,
+}
+NAMES = tuple(_RECIPES)
+
+
+def recipe(mta: str, plan: Plan) -> Recipe:
+    """The recipe for one of `NAMES`. Raises `UsageError` where the plan asks for what that mail server cannot do."""
+    return _RECIPES[mta](plan)

@@ -1,0 +1,294 @@
+"""Several machines on one switch, each a hub with a real mail server, a daemon of ours, and nothing else in common."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import re
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hubtunnel import cli
+from tests.e2e.hubs import ROOT
+from tests.e2e.namespaces import Namespace, switched_namespaces
+from tests.e2e.processes import Child, wait_until
+from tests.mta.machines import Machine, build, layers_folder, removed_at_end
+from tests.mta.servers import USER, Server, delivered
+
+NETWORK = "198.51.100"
+"""TEST-NET-2: sendmail's stock access file refuses TEST-NET-1 by itself."""
+
+SUBMIT = ("127.0.0.1", 25)
+HERE = "/opt/hubtunnel-mta"
+"""Where the recipe's files are put in a machine."""
+
+
+def hubtunnel(*arguments: str) -> str:
+    """One of our commands, in this process; its output. Raises when it does not succeed."""
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        status = cli.main(arguments)
+    if status != 0:
+        raise AssertionError(f"hubtunnel {arguments} ended with {status}\n{output.getvalue()}{errors.getvalue()}")
+    return output.getvalue()
+
+
+class SystemLog:
+    """What a machine's programs say to syslog, in a list."""
+
+    def __init__(self, path: Path) -> None:
+        self.lines: list[str] = []
+        self.path = path
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        path.chmod(0o666)
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while data := self._socket.recv(8192):
+            self.lines.append(re.sub(r"^<\d+>", "", data.decode(errors="replace")))
+
+    def close(self) -> None:
+        """An empty datagram is the end."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
+            last.sendto(b"", str(self.path))
+        self._thread.join(5)
+        self._socket.close()
+
+
+@dataclass
+class Site:
+    """One hub. `name` is its host name, its hub name and its mail domain at once, as in all stock configurations."""
+
+    server: Server
+    name: str
+    namespace: Namespace
+    machine: Machine
+    syslog: SystemLog
+    directory: Path
+    peers: dict[str, str] = field(default_factory=dict)  # name -> the address at which its mail is handed over
+    daemon: Child | None = None
+    _everywhere: bool = False
+
+    @property
+    def user(self) -> str:
+        return f"{USER}@{self.name}"
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "hubtunnel.toml"
+
+    def hubtunnel(self, *arguments: str) -> str:
+        """One of our commands for this hub."""
+        return hubtunnel("--config", str(self.config), *arguments)
+
+    def mailbox(self) -> list[bytes]:
+        return delivered(self.server, self.machine)
+
+    def queue(self) -> str:
+        return self.machine.sh(self.server.queue, check=False)
+
+    def queue_empty(self) -> bool:
+        listing, nothing = self.queue(), self.server.empty
+        return nothing in listing if nothing else not listing.strip()
+
+    def flush(self) -> None:
+        self.machine.sh(self.server.flush)
+
+    def log(self) -> str:
+        """Everything that the mail server said."""
+        files = (self.machine.path(name) for name in self.server.logs)
+        return "\n".join([*self.syslog.lines, *(file.read_text(errors="replace") for file in files if file.exists())])
+
+    def write_recipe(self, *arguments: str) -> None:
+        """What an administrator does first: `hubtunnel mta NAME --write DIR`."""
+        self.hubtunnel("mta", self.server.recipe, "--write", str(self.directory / "mta"), *arguments)
+
+    def apply_recipe(self) -> None:
+        """And then: the steps that are in it, and nothing else."""
+        inside = self.machine.path(HERE)
+        shutil.rmtree(inside, ignore_errors=True)
+        shutil.copytree(self.directory / "mta", inside)
+        self.machine.run("sh", f"{HERE}/steps.sh")
+
+    def start_server(self) -> None:
+        self.machine.sh(self.server.start)
+        for port in (25, 26):
+            wait_until(partial(self._listens, port), f"{self.server.name} at port {port}", detail=self.log)
+
+    def _listens(self, port: int) -> bool:
+        return self.namespace.listens("127.0.0.1", port) or self.namespace.listens("0.0.0.0", port)
+
+    def start_daemon(self) -> None:
+        log = self.directory / "run.log"
+        argv = self.namespace.argv([sys.executable, "-m", "hubtunnel", "--config", str(self.config), "run"])
+        self.daemon = Child(f"hubtunnel of {self.name}", argv, log, cwd=ROOT)
+
+    def wait_until_up(self) -> None:
+        """Until every peer is up and the mail server's listeners have passed their probes."""
+        assert self.daemon is not None
+        daemon = self.daemon
+
+        def ready() -> bool:
+            status = self.status()
+            return all(peer["state"] == "up" for peer in status["peers"])
+
+        daemon.wait_for(lambda: " info started " in daemon.log, "the daemon to be started")
+        wait_until(ready, f"all peers of {self.name} up", detail=self.explain, deadline=30)
+
+    def accept_from_anywhere(self) -> None:
+        """Let the stock configuration take mail from other hosts, where Debian's does not: as its comments say."""
+        if self.server.listen_everywhere and not self._everywhere:
+            self._everywhere = True
+            self.machine.sh(self.server.listen_everywhere)
+            wait_until(lambda: self.namespace.listens("0.0.0.0", 25), f"{self.name} at every address", detail=self.log)
+
+    def stop_daemon(self) -> None:
+        if self.daemon is not None:
+            self.daemon.stop()
+            self.daemon = None
+
+    def status(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.hubtunnel("status", "--json"))
+        return answer
+
+    def explain(self) -> str:
+        """For a failure's text."""
+        daemon = self.daemon.log if self.daemon else "no daemon"
+        return f"---- {self.name}\n{self.queue()}\n{self.log()[-6000:]}\n{daemon[-3000:]}"
+
+
+def _configure(site: Site) -> None:
+    """`init`, and the delivery that suits the mail server."""
+    hubtunnel(
+        "init", "--name", site.name, "--dir", str(site.directory),
+        "--listen", f"{site.namespace.address}:2625", "--deliver", "127.0.0.1:26",
+    )  # fmt: skip
+    text = site.config.read_text()
+    deliver = f'proxy_protocol = "{site.server.proxy}"\n' + (
+        f'source = "{site.server.source}"\n' if site.server.source else ""
+    )
+    text = re.sub(r"^#? *(proxy_protocol|source) *=.*\n", "", text, flags=re.MULTILINE)
+    site.config.write_text(text.replace("[deliver]\n", f"[deliver]\n{deliver}"))
+
+
+def _introduce(sites: Sequence[Site], pairs: Iterable[tuple[Site, Site]]) -> None:
+    """Pin every pair at both ends; the first of a pair dials."""
+    card = {site.name: site.hubtunnel("card") for site in sites}
+    fingerprint = {site.name: site.hubtunnel("card", "--fingerprint").split()[0] for site in sites}
+    for one, other in pairs:
+        for here, there in ((one, other), (other, one)):
+            if there.name in here.peers:
+                continue
+            number = len(here.peers) + 2
+            here.peers[there.name] = f"127.0.1.{number}"
+            folder = here.directory / "peers.d"
+            (folder / f"{there.name}.card").write_text(card[there.name])
+            endpoint = f'"{there.namespace.address}:2625"' if here is one else ""
+            (folder / f"{there.name}.toml").write_text(
+                f'name = "{there.name}"\npin = "{fingerprint[there.name]}"\nendpoints = [{endpoint}]\n'
+                f'listen = "127.0.1.{number}:24"\ndomains = ["{there.name}"]\n'
+                # A listener for each peer, so that the mail server can tell them apart.
+                f'[deliver]\naddress = "127.0.0.1:{number + 24}"\n'
+            )
+
+
+@dataclass
+class Laboratory:
+    """Everything of it; `switch` is the network, with the name server in it."""
+
+    directory: Path
+    switch: Namespace
+    sites: list[Site]
+    switch_name = "mx.stranger.example"
+
+    def site(self, name: str) -> Site:
+        return next(site for site in self.sites if site.server.name == name)
+
+    def explain(self) -> str:
+        return "\n".join(site.explain() for site in self.sites)
+
+
+def _zone(sites: Iterable[tuple[str, str]]) -> list[str]:
+    """Options of dnsmasq: every site with its address and mail exchanger, and nothing else in the world."""
+    sites = [*sites, (Laboratory.switch_name, f"{NETWORK}.1")]
+    options = ["--no-resolv", "--no-hosts", "--local=/#/", "--keep-in-foreground", "--pid-file=", "--user=root"]
+    for name, address in sites:
+        options += [
+            f"--host-record={name},{address}",
+            f"--mx-host={name},{name},10",
+            f"--txt-record={name},v=spf1 a -all",
+        ]
+    return options
+
+
+@contextmanager
+def laboratory(
+    servers: Sequence[tuple[Server, str]], pairs: Callable[[Sequence[Site]], Iterable[tuple[Site, Site]]]
+) -> Iterator[Laboratory]:
+    """Machines for `servers` (each with its host name), peers by `pairs`, recipes applied, all of it running."""
+    addresses = [f"{NETWORK}.{number}" for number in range(1, len(servers) + 2)]
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hubtunnel-mta-")))
+        directory.chmod(0o711)
+        layers = stack.enter_context(removed_at_end(layers_folder()))
+
+        def installed(server: Server, name: str, address: str) -> Path:
+            hosts = f"{address} {name} {name.partition('.')[0]}"
+            return build(server.layer, layers, host=name, domain=name, hosts=hosts, user=USER)
+
+        with ThreadPoolExecutor(3) as pool:
+            futures = [
+                pool.submit(installed, server, name, address)
+                for (server, name), address in zip(servers, addresses[1:], strict=True)
+            ]
+            made = [future.result() for future in futures]
+        switch, *namespaces = stack.enter_context(switched_namespaces(addresses))
+        zone = _zone((name, address) for (_, name), address in zip(servers, addresses[1:], strict=True))
+        resolver = switch.start(
+            "dnsmasq",
+            ["dnsmasq", f"--listen-address={switch.address}", "--bind-interfaces", *zone],
+            directory / "dnsmasq.log",
+        )
+        stack.callback(resolver.stop)
+        sites = []
+        for (server, name), namespace, layer in zip(servers, namespaces, made, strict=True):
+            syslog = SystemLog(directory / f"{name}.log")
+            stack.callback(syslog.close)
+            machine = Machine(
+                namespace, layer, directory / f"{name}.machine", host=name, syslog=syslog.path,
+                hosts=f"{namespace.address} {name} {name.partition('.')[0]}", resolver=switch.address,
+            )  # fmt: skip
+            stack.callback(machine.stop)
+            site = Site(server, name, namespace, machine, syslog, directory / f"{name}.hub")
+            sites.append(site)
+            _configure(site)
+        _introduce(sites, pairs(sites))
+
+        for site in sites:
+            site.write_recipe()  # our commands run in this process, one after the other
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(_begin, sites))
+        for site in sites:
+            stack.callback(site.stop_daemon)
+            site.start_daemon()
+        for site in sites:
+            site.wait_until_up()
+        yield Laboratory(directory, switch, sites)
+
+
+def _begin(site: Site) -> None:
+    site.apply_recipe()
+    site.start_server()

@@ -1,0 +1,81 @@
+"""Letters through real mail servers, and what of each must be found again at the other end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from tests.e2e.letters import Letter, make_letter
+from tests.e2e.processes import wait_until
+from tests.e2e.smtp_client import SmtpClient
+from tests.mta.lab import SUBMIT, Laboratory, Site
+
+_TRACE = (
+    b"return-path:", b"received:", b"delivered-to:", b"x-original-to:", b"envelope-to:", b"delivery-date:",
+    b"x-hubtunnel-peer:", b"x-authentication-warning:", b"received-spf:",
+)  # fmt: skip
+_NAME = b"X-Letter: "
+IN_ONE_SESSION = 5
+
+
+def letters(sender: Site, recipient: Site, count: int) -> list[Letter]:
+    """Mixed sizes and kinds: dots, 8 bits, quoted-printable, attachments, long lines, no body, up to 600 kB."""
+    made = []
+    for number in range(count):
+        name = f"{sender.server.name}.{recipient.server.name}.{number}"
+        letter = make_letter(name, shape=number, sender_domain=sender.name, domain=recipient.name)
+        made.append(replace(letter, sender=sender.user, recipients=(recipient.user,)))
+    return made
+
+
+def submit(site: Site, those: Sequence[Letter]) -> None:
+    """As users' programs do: over SMTP on loopback, a few messages in one session.
+
+    Of more than ten in one session Exim leaves the rest to its next queue run (smtp_accept_queue_per_connection).
+    """
+    for start in range(0, len(those), IN_ONE_SESSION):
+        with SmtpClient(site.namespace, SUBMIT) as client:
+            for letter in those[start : start + IN_ONE_SESSION]:
+                client.deliver(letter)
+
+
+def without_trace(message: bytes) -> tuple[str, str]:
+    """A delivered message's letter id and digest, without the headers that mail servers put in front; ("", ...) when
+    it is no letter."""
+    rest = message.replace(b"\r\n", b"\n")
+    while rest.lower().startswith(_TRACE):
+        end = rest.index(b"\n") + 1
+        while rest[end : end + 1] in (b" ", b"\t"):
+            end = rest.index(b"\n", end) + 1
+        rest = rest[end:]
+    name = ""
+    if rest.startswith(_NAME):
+        name = rest[len(_NAME) : rest.index(b"\n")].decode()
+    return name, hashlib.sha256(rest).hexdigest()
+
+
+def expected(those: Iterable[Letter]) -> Counter[tuple[str, str]]:
+    return Counter((letter.id, letter.digest) for letter in those)
+
+
+def arrived(site: Site) -> Counter[tuple[str, str]]:
+    """The letters in a site's mailbox; bounces and whatever else is no letter are left out."""
+    return Counter(found for found in map(without_trace, site.mailbox()) if found[0])
+
+
+def wait_for(site: Site, those: Sequence[Letter], *, lab: Laboratory, deadline: float = 60.0) -> None:
+    """Until all of them are in the mailbox; what is there then is for `arrived`."""
+    names = {letter.id for letter in those}
+    wait_until(
+        lambda: names <= {name for name, _ in map(without_trace, site.mailbox())},
+        f"{len(names)} letters at {site.name}",
+        deadline=deadline,
+        detail=lambda: f"there: {sorted(name for name, _ in arrived(site))}\n{lab.explain()}",
+    )
+
+
+def bounces(site: Site) -> list[bytes]:
+    """Messages in the mailbox that an MTA wrote, and not a letter of ours, though they may hold one."""
+    return [message for message in site.mailbox() if not without_trace(message)[0]]

@@ -1,0 +1,114 @@
+"""What every recipe keeps: who is in it, what may stand in it, and where it may be written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hubtunnel.config import Address, Config, Deliver, IpAddress, Peer
+from hubtunnel.config.values import HostName, LocalAddress, Pin
+from hubtunnel.errors import UsageError
+from hubtunnel.mta import NAMES, File, Recipe, make_plan, recipe
+from hubtunnel.mta.plan import quotable
+
+INLET = Deliver(address=Address("127.0.0.1", 26), source=IpAddress("127.0.0.25"))
+
+
+def _peer(number: int, **fields: object) -> Peer:
+    name = f"mx{number}.b.example"
+    values = {
+        "name": HostName(name),
+        "pin": Pin(bytes([number]) * 32),
+        "listen": LocalAddress(f"127.0.1.{number}", 24),
+        "domains": (HostName(f"b{number}.example"),),
+        "deliver": INLET,
+    }
+    return Peer(**{**values, **fields})
+
+
+def _hub(*peers: Peer, deliver: Deliver = INLET) -> Config:
+    return Config(name=HostName("mx.a.example"), deliver=deliver, peers=peers)
+
+
+def _text(mta: str, config: Config, smarthost: str | None = None) -> str:
+    return recipe(mta, make_plan(config, smarthost=smarthost)).text()
+
+
+@pytest.mark.parametrize("mta", NAMES)
+def test_domains_stand_in_it_with_the_address_of_their_peer(mta: str) -> None:
+    text = _text(mta, _hub(_peer(2), _peer(3)))
+    for number in (2, 3):
+        lines = [line for line in text.splitlines() if f"127.0.1.{number}" in line and not line.startswith("#")]
+        assert lines, f"127.0.1.{number}"
+        assert f"b{number}.example" in text
+
+
+@pytest.mark.parametrize("mta", NAMES)
+def test_peers_that_are_tested_get_no_mail_and_are_named(mta: str) -> None:
+    text = _text(mta, _hub(_peer(2), _peer(3, mode="testing"), _peer(4, domains=()), _peer(5, listen=None)))
+    for number in (3, 4, 5):
+        assert f"b{number}.example" not in text
+        assert f"127.0.1.{number}" not in text
+        assert f"mx{number}.b.example is left out" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("mta", NAMES)
+def test_a_smarthost_is_a_peer_that_gets_mail(mta: str) -> None:
+    config = _hub(_peer(2), _peer(3, domains=()), _peer(4, mode="testing"))
+    for name in ("mx9.b.example", "mx4.b.example"):
+        with pytest.raises(UsageError, match=name.replace(".", r"\.")):
+            _text(mta, config, name)
+    assert "127.0.1.3" in _text(mta, config, "mx3.b.example")
+
+
+def test_peers_that_differ_at_one_listener_are_refused() -> None:
+    other = Deliver(address=INLET.address, source=INLET.source, proxy_protocol="v1")
+    with pytest.raises(UsageError, match="proxy_protocol or source"):
+        make_plan(_hub(_peer(2), _peer(3, deliver=other)))
+
+
+def test_an_own_listener_tells_a_peer() -> None:
+    own = Deliver(address=Address("127.0.0.1", 27), source=INLET.source)
+    plan = make_plan(_hub(_peer(2), _peer(3), _peer(4, deliver=own)))
+    assert [(inlet.port, inlet.peer) for inlet in plan.inlets] == [(26, None), (27, "mx4.b.example")]
+
+
+@given(st.text())
+def test_nothing_but_names_and_addresses_gets_into_a_recipe(text: str) -> None:
+    try:
+        assert quotable(text) == text
+    except UsageError:
+        return
+    assert text.isascii()
+    assert not set(text) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-")
+
+
+@pytest.mark.parametrize("text", ["", "a b", "a\nb", "$(id)", "`id`", "a;b", "{x}", "a'b", "a/b", "a,b", "a<b", "ä"])
+def test_what_an_mta_would_read_as_more_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        quotable(text)
+
+
+@pytest.mark.parametrize("folder", ["/etc/postfix", "/etc/mail/m4", "/etc/exim4/conf.d"])
+def test_never_into_a_mail_servers_own_folder(folder: str) -> None:
+    with pytest.raises(UsageError, match="own folder"):
+        Recipe("postfix", (File("x", "y\n"),), "").write(Path(folder))
+
+
+def test_not_through_a_symbolic_link_either(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/etc/postfix")
+    with pytest.raises(UsageError, match="own folder"):
+        Recipe("postfix", (File("x", "y\n"),), "").write(tmp_path / "link")
+
+
+@pytest.mark.parametrize("mta", NAMES)
+def test_written_files_are_those_printed(mta: str, tmp_path: Path) -> None:
+    made = recipe(mta, make_plan(_hub(_peer(2))))
+    written = made.write(tmp_path / "out")
+    assert {path.name: path.read_text() for path in written} == {file.name: file.text for file in made.every_file()}
+    assert (tmp_path / "out" / "steps.sh").stat().st_mode & 0o111
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in written)
+    assert made.write(tmp_path / "out") == written  # again, when peers have changed
