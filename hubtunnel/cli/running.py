@@ -61,8 +61,10 @@ def _run(args: argparse.Namespace) -> int:
         keys = load_hub(config, state, allow_published=args.allow_published_keys)
 
         async def serve() -> None:
-            hub = Hub(config, keys, state, notifier=Notifier(), allow_published=args.allow_published_keys)
-            await hub.run()
+            notifier = Notifier()
+            with notifier.alive(asyncio.get_running_loop()):
+                hub = Hub(config, keys, state, notifier=notifier, allow_published=args.allow_published_keys)
+                await hub.run()
 
         with asyncio.Runner(loop_factory=_loop_factory(args.loop)) as runner:
             runner.run(serve())

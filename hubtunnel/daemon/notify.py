@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Mapping
+from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+_WATCHDOG_PARTS = 3  # signs of life in the time after which systemd gives the daemon up
 
 
 class Notifier:
@@ -13,6 +17,7 @@ class Notifier:
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         self._address = environ.get("NOTIFY_SOCKET", "")
+        self.alive_every = _watchdog_seconds(environ) / _WATCHDOG_PARTS if self._address else 0.0  # seconds; 0: never
 
     def _send(self, *lines: str) -> None:
         if not self._address:
@@ -41,6 +46,34 @@ class Notifier:
     def status(self, text: str) -> None:
         """The line that `systemctl status` shows."""
         self._send(f"STATUS={_line(text)}")
+
+    @contextmanager
+    def alive(self, loop: AbstractEventLoop) -> Iterator[None]:
+        """While inside, the loop itself says that it turns; one that hangs is ended by systemd and started anew."""
+        timer: TimerHandle | None = None
+
+        def tell() -> None:
+            nonlocal timer
+            self._send("WATCHDOG=1")
+            timer = loop.call_later(self.alive_every, tell)
+
+        if self.alive_every:
+            tell()
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+
+def _watchdog_seconds(environ: Mapping[str, str]) -> float:
+    """`WatchdogSec` of the unit, as sd_watchdog_enabled(3) reads it; 0 without, and where another process is meant."""
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return 0.0
+    try:
+        return max(0, int(environ.get("WATCHDOG_USEC", "0"))) / 1_000_000
+    except ValueError:
+        return 0.0
 
 
 def _line(text: str) -> str:
