@@ -36,7 +36,7 @@ class Report:
     carriers_cut: int = 0
     carriers_flipped: int = 0
     sessions_resumed: int = 0
-    rotations: int = 0  # link keys are not rotated in this release
+    rotations: int = 0  # of link keys
     seconds: float = 0.0
     complete: bool = False
     proofs: list[Proof] = field(default_factory=list)

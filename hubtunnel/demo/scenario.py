@@ -36,6 +36,8 @@ CARRIER_END_S = 15.0  # by then a carrier with a flipped byte must have ended
 
 STRANGER_WAIT_S = 3.0
 REPLAYED = 64 * KB
+MOVE_S = 15.0  # hubs spread over a few seconds what one new key makes them all do
+LOOK_EVERY_S = 0.1
 RATCHET_EVERY_S = 2.1  # whoever dialled keeps two seconds between steps
 HOLD = "1s"  # in place of 5: how long a client waits to be told that the peer is away
 PRESENT_AS = {NEAR: "192.0.2.1", FAR: "192.0.2.2"}  # RFC 5737; on loopback the carrier's own address would mislead
@@ -60,6 +62,15 @@ class Struck:
         return self.ended and old["id"] == new["id"] and new["resumed"] > old["resumed"]
 
 
+@dataclass(frozen=True)
+class Moved:
+    """A rotation: the peer's status before it and after it, and how long that took."""
+
+    before: Status
+    after: Status
+    seconds: float
+
+
 async def prove(stage: Stage, show: Show) -> Report:
     """Play all steps on `stage`. Raises `DemoError` when one cannot be played at all."""
     started = time.monotonic()
@@ -71,7 +82,10 @@ async def prove(stage: Stage, show: Show) -> Report:
     try:
         before = await stage.near.hub.status()
         strangers = asyncio.create_task(knock(stage))
+        rotation = asyncio.create_task(rotate(stage, before))
         await exchange_mail(stage, show)
+        moved = await rotation
+        errors = [*stage.near.posted.errors, *stage.far.posted.errors]
         struck = await harm(stage, show)
         answers = await strangers
     finally:
@@ -80,6 +94,7 @@ async def prove(stage: Stage, show: Show) -> Report:
     prove_mail(stage, report)
     prove_harm(struck, report)
     prove_keys(before, await stage.near.hub.status(), report)
+    prove_rotation(moved, errors, report)
     prove_strangers(stage, answers, report)
     prove_origin(stage, report)
     await prove_absence(stage, show, report)
@@ -138,6 +153,18 @@ async def exchange_mail(stage: Stage, show: Show) -> None:
     text = f"{len(sizes)} messages, 1 KB to 25 MB, both ways, {2 * CLIENTS} SMTP sessions at once"
     with show.meter(text, sum(sizes)) as advance:
         await asyncio.gather(stage.send(stage.near, NEAR_SIZES, advance), stage.send(stage.far, FAR_SIZES, advance))
+
+
+async def rotate(stage: Stage, before: Status) -> Moved:
+    """Give the near hub a new link key while letters move, and wait until the session rests on it."""
+    started = time.monotonic()
+    await stage.near.hub.command("key", "rotate", "--now")
+    while True:
+        now = await stage.near.hub.glance()
+        seconds = time.monotonic() - started
+        if now["link_key"]["ours"]["id"] != before["link_key"]["ours"]["id"] or seconds > MOVE_S:
+            return Moved(before, now, seconds)
+        await asyncio.sleep(LOOK_EVERY_S)
 
 
 async def harm(stage: Stage, show: Show) -> list[Struck]:
@@ -274,6 +301,27 @@ def prove_keys(before: Status, after: Status, report: Report) -> None:
         steps >= 2 and before["session"]["id"] == after["session"]["id"],
         f"{many(steps, 'ratchet step')} and {many(report.epochs - steps, 'resumption')} brought session"
         f" {after['session']['id'][:8]} from epoch {first} to {last}, says `hubtunnel status`",
+    )
+
+
+def prove_rotation(moved: Moved, errors: Sequence[str], report: Report) -> None:
+    """The session rests on a new link key, it is the same session, and no client of the mail meanwhile saw an error."""
+    old, new = moved.before["link_key"]["ours"]["id"], moved.after["link_key"]["ours"]["id"]
+    goes_on = moved.before["session"]["id"] == moved.after["session"]["id"]
+    report.rotations = int(old != new)
+    if old == new:
+        evidence = f"{moved.seconds:.1f} s after `key rotate --now` the session still rests on link key {old}"
+    elif not goes_on:
+        evidence = f"the session ended when link key {new} took the place of {old}"
+    else:
+        evidence = (
+            f"{moved.seconds:.1f} s after `key rotate --now` session {moved.after['session']['id'][:8]} moved from link"
+            f" key {old} to {new}, which the far hub had taken up: no SMTP session noticed"
+        )
+    report.prove(
+        "A link key is replaced while mail moves",
+        old != new and goes_on and not errors,
+        f"{evidence}; {errors[0]}" if errors else evidence,
     )
 
 

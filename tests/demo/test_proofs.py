@@ -15,11 +15,13 @@ from hubtunnel.demo.post import Posted, PostOffice
 from hubtunnel.demo.proofs import Proof, Report, amount, many
 from hubtunnel.demo.scenario import (
     PRESENT_AS,
+    Moved,
     Struck,
     prove_harm,
     prove_keys,
     prove_mail,
     prove_origin,
+    prove_rotation,
     prove_secrecy,
     prove_strangers,
 )
@@ -213,6 +215,25 @@ def test_no_harm_at_all_proves_nothing() -> None:
 def test_keys_have_to_move_by_ratchet_steps(after: dict[str, Any], proved: bool) -> None:
     report = Report("0")
     prove_keys(session(), after, report)
+    assert only(report).proved is proved
+
+
+def rests_on(key: str, sid: str = "aa") -> dict[str, Any]:
+    return {"link_key": {"ours": {"id": key}}, "session": {"id": sid}}
+
+
+@pytest.mark.parametrize(
+    ("after", "errors", "proved"),
+    [
+        (rests_on("k2"), [], True),
+        (rests_on("k1"), [], False),
+        (rests_on("k2", "bb"), [], False),
+        (rests_on("k2"), ["someone@far.example: SMTPServerDisconnected"], False),
+    ],
+)
+def test_a_rotation_that_costs_something_is_noticed(after: dict[str, Any], errors: list[str], proved: bool) -> None:
+    report = Report("0")
+    prove_rotation(Moved(rests_on("k1"), after, 1.0), errors, report)
     assert only(report).proved is proved
 
 

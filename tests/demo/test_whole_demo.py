@@ -21,7 +21,7 @@ from hubtunnel.cli import main
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(180)]
 
 COMMAND = [sys.executable, "-u", "-m", "hubtunnel", "demo"]
-CLAIMS = 8
+CLAIMS = 9
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_everything_is_proved(scratch: Path) -> None:
     assert report["carriers_cut"] == 2
     assert report["carriers_flipped"] == 1
     assert report["sessions_resumed"] == 3
-    assert report["rotations"] == 0
+    assert report["rotations"] == 1
     assert report["seconds"] > 0
     assert len(report["proofs"]) == CLAIMS
     assert all(proof["proved"] and proof["evidence"] for proof in report["proofs"])
