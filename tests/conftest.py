@@ -7,15 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import gc
+import io
 import os
 import resource
+import shutil
+import sys
+import tempfile
+import time
+import warnings
 from collections.abc import Callable, Coroutine, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import hypothesis
 import pytest
 import uvloop
+
+from hubtunnel.demo.ports import Ports
 
 # A machine with other work to do is slow and not wrong; what hangs meets pytest's own timeout. In CI every run tries
 # the same examples, so that a change is never blamed for what chance found elsewhere.
@@ -38,6 +49,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     """Turn the report of a skipped test into that of a failed one."""
     report = yield
     _no_skips_in_ci(report)
+    if report.failed:
+        _failed.add(item.nodeid)
     return report
 
 
@@ -56,6 +69,92 @@ def _no_skips_in_ci(report: pytest.TestReport | pytest.CollectReport) -> None:
         report.longrepr = f"skipped, and under CI=true nothing may be: {report.longrepr}"
 
 
+# --- several tests at once ------------------------------------------------------------------------------------
+
+
+class Turns:
+    """Tests of several processes side by side, but for those marked `alone`, beside which no other one runs.
+
+    Everybody enters through a gate and holds a place while his test runs. Who wants to be alone keeps the gate closed
+    until all places are free: without it those who come again and again would let him wait for ever.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._gate = (folder / "gate.lock").open("w")
+        self._places = (folder / "places.lock").open("w")
+
+    @contextlib.contextmanager
+    def turn(self, *, alone: bool) -> Iterator[None]:
+        """One test's time."""
+        fcntl.flock(self._gate, fcntl.LOCK_EX)
+        fcntl.flock(self._places, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        if not alone:
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._places, fcntl.LOCK_UN)
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+
+
+_turns: list[Turns] = []  # none but in a process of pytest-xdist
+
+
+@pytest.hookimpl
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Meet the other processes of this run."""
+    if hasattr(session.config, "workerinput"):
+        folder = Path(tempfile.gettempdir()) / f"hubtunnel-tests-{session.config.workerinput['testrunuid']}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _turns.append(Turns(folder))
+
+
+@pytest.hookimpl
+def pytest_sessionfinish() -> None:
+    """Nobody waits any more: a process is told to end when all tests are done."""
+    for turns in _turns:
+        shutil.rmtree(turns.folder, ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Wait for the test's turn, before its own time begins to run."""
+    with contextlib.ExitStack() as stack:
+        for turns in _turns:
+            stack.enter_context(turns.turn(alone=item.get_closest_marker("alone") is not None))
+        return (yield)
+
+
+# --- after a failure ------------------------------------------------------------------------------------------
+
+_failed: set[str] = set()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """What a failed test has left open is not put down to the one after it, in which it would be collected."""
+    yield
+    if item.nodeid in _failed:
+        for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+            if hasattr(sys, name):  # of pytest, for debuggers: it holds the frames of the failure
+                delattr(sys, name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+
+
+# --- ports ----------------------------------------------------------------------------------------------------
+
+RESERVED = Ports()  # those that the running test chose by `reserve`
+
+
+@pytest.fixture(autouse=True)
+def _reserved_ports() -> Iterator[None]:
+    with RESERVED:
+        yield
+
+
 # --- event loops ----------------------------------------------------------------------------------------------
 
 _T = TypeVar("_T")
@@ -65,22 +164,66 @@ _LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 }
 
 
-class RunLoop:
-    """Runs a coroutine on one of the two event loops, and fails when it leaves a task behind."""
+CLOSE_WITHIN = 10.0  # seconds
 
-    def __init__(self, name: str) -> None:
+
+class RunLoop:
+    """Runs a coroutine on one of the two event loops, and fails when it leaves a task behind.
+
+    It has `within` seconds: uvloop gives what a signal's handler raises to nobody, so that pytest-timeout ends no test
+    there. A task that was cancelled is on its way out, and is waited for. The loop's own end is bounded as well: it
+    waits for what a failed test has left, which may be what made it fail.
+    """
+
+    def __init__(self, name: str, within: float | None = None) -> None:
         self.name = name
+        self.within = within
 
     def __call__(self, main: Coroutine[Any, Any, _T]) -> _T:
-        with asyncio.Runner(loop_factory=_LOOPS[self.name]) as runner:
+        threads = ThreadPoolExecutor(thread_name_prefix=f"of-a-test-on-{self.name}")
+        runner = asyncio.Runner(loop_factory=_LOOPS[self.name])
+        runner.get_loop().set_default_executor(threads)
+        try:
             return runner.run(self._checked(main))
+        finally:
+            self._close(runner, threads)
 
     async def _checked(self, main: Coroutine[Any, Any, _T]) -> _T:
         assert type(asyncio.get_running_loop()).__module__.partition(".")[0] == self.name
-        result = await main
-        left = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        task = asyncio.ensure_future(main)
+        await asyncio.wait({task}, timeout=self.within)
+        if not task.done():
+            where = io.StringIO()
+            task.print_stack(file=where)
+            task.cancel()
+            await asyncio.wait({task}, timeout=CLOSE_WITHIN)
+            raise TimeoutError(f"not within {self.within:g} s; it waited here:\n{where.getvalue()}")
+        result = task.result()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        ending = {task for task in others if task.cancelling()}
+        if ending:
+            await asyncio.wait(ending, timeout=CLOSE_WITHIN)
+        left = [task for task in others if not task.done()]
         assert not left, f"tasks left behind: {left}"
         return result
+
+    @staticmethod
+    def _close(runner: asyncio.Runner, threads: ThreadPoolExecutor) -> None:
+        loop = runner.get_loop()
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=CLOSE_WITHIN))
+        threads.shutdown(wait=False, cancel_futures=True)
+        end = time.monotonic() + CLOSE_WITHIN
+        for thread in threads._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        stuck = [repr(task) for task in tasks if not task.done()]
+        stuck += [repr(thread) for thread in threads._threads if thread.is_alive()]
+        if stuck:
+            raise TimeoutError(f"the event loop cannot be closed: {stuck}")
+        runner.close()
 
 
 @pytest.fixture(params=sorted(_LOOPS))
@@ -89,10 +232,18 @@ def run_loop(request: pytest.FixtureRequest) -> Iterator[RunLoop]:
     with asyncio.Runner(loop_factory=_LOOPS[request.param]) as runner:
         runner.run(asyncio.sleep(0))  # libuv opens a pipe for signals with its first loop and keeps it
     before = _open_descriptors()
-    yield RunLoop(request.param)
+    with RESERVED:
+        yield RunLoop(request.param, _seconds_of(request.node))
     gc.collect()
     left = {fd: target for fd, target in _open_descriptors().items() if before.get(fd) != target}
     assert not left, f"descriptors left open: {left}"
+
+
+def _seconds_of(item: pytest.Item) -> float | None:
+    """Just less than pytest-timeout gives it."""
+    marker = item.get_closest_marker("timeout")
+    given = float(marker.args[0] if marker is not None else item.config.getini("timeout") or 0)
+    return 0.9 * given if given else None
 
 
 def _open_descriptors() -> dict[int, str]:

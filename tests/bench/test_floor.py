@@ -40,6 +40,7 @@ def test_a_missed_floor_is_told() -> None:
         below_floor([], floors)
 
 
+@pytest.mark.alone
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_messages_per_second_stay_above_the_floor() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from hubtunnel.identity.fingerprint import to_text
 from hubtunnel.identity.pins import load_hub
 from hubtunnel.identity.state import State
 from hubtunnel.protocol.pair import LinkSecret
+from tests.conftest import RESERVED
 from tests.identity.making import identity, link_key
 
 HOUR = 3600
@@ -164,10 +164,8 @@ async def up(hub: Hub, who: str) -> None:
 
 
 def free_port() -> int:
-    """A port where nobody listens."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A port where nobody listens, and which the kernel gives to nobody else as long as the test runs."""
+    return RESERVED.reserve()
 
 
 @dataclass
