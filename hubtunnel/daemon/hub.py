@@ -177,6 +177,9 @@ class Hub:
         """Close everything; nothing raises here."""
         await self.keeper.close()
         await self.desk.close()
+        # Before the goodbyes: a peer that dials at once on hearing one is refused, and not met with silence.
+        self.gate.listen({})
+        self._pool.close()
         for link in self.links.values():
             await link.close(Code.RESTART)
         await self.until(lambda: not any(link.connections for link in self.links.values()), CLOSE_WAIT)
@@ -184,7 +187,6 @@ class Hub:
             link.abort()
         await self.gate.close()
         await self.services.mta.close()
-        self._pool.close()
         for task in (self._ticker, self._reload_task):
             if task is not None:
                 task.cancel()

@@ -312,9 +312,34 @@ def test_down_then_up_again(run_loop: RunLoop, tmp_path: Path) -> None:
                         async with connected(mail_port(hub_a, "b")):
                             await mta.next()
                     await until(lambda: not link(hub_a, "b").core.ready)
-                    assert (await told(hub_a)).startswith(("told: restart", "refused: ", "silent: "))
+                    assert (await told(hub_a)).startswith(("told: restart", "refused: "))
 
     run_loop(scenario())
+
+
+def test_a_hub_that_says_goodbye_accepts_nobody(run_loop: RunLoop, tmp_path: Path) -> None:
+    """Whoever dials as soon as he hears it is refused. A dial that is accepted then could only end in silence."""
+    dials: list[type[OSError] | None] = []
+
+    async def scenario() -> None:
+        async with Mta() as mta, pair(tmp_path, mta.address) as hubs:
+            carriers = hubs.b.gate.addresses[0]
+
+            def dial_at_once(name: str, up: bool) -> None:
+                try:
+                    socket.create_connection(carriers, timeout=5).close()
+                except OSError as exc:
+                    dials.append(type(exc))
+                else:
+                    dials.append(None)
+
+            dial_at_once("", False)
+            hubs.a.services.peer_changed = dial_at_once
+            await hubs.b.end()
+            await until(lambda: len(dials) > 1)
+
+    run_loop(scenario())
+    assert dials == [None, ConnectionRefusedError]
 
 
 def test_client_that_gives_up_while_it_waits(run_loop: RunLoop, tmp_path: Path) -> None:
