@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
@@ -58,6 +58,29 @@ class Verdict:
         return ", ".join(parts)
 
 
+class _Session(SMTP):
+    """One client's connection; the sink knows of it as long as it stands."""
+
+    def __init__(self, sink: Sink, **settings: Any) -> None:
+        super().__init__(sink, **settings)
+        self._sink = sink
+        self._connection: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._connection = transport
+        self._sink.begins(self)
+        super().connection_made(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        self._sink.ended(self)
+
+    def abort(self) -> None:
+        """Let go of the client, whatever it still says."""
+        if isinstance(self._connection, asyncio.WriteTransport):
+            self._connection.abort()
+
+
 class Sink:
     """An SMTP server on loopback, as an async context manager; `port` is its own choice.
 
@@ -76,6 +99,8 @@ class Sink:
         self.kept: asyncio.Queue[Path] = asyncio.Queue()
         self._proxy = proxy
         self._server: asyncio.Server | None = None
+        self._sessions: set[_Session] = set()
+        self._session_over = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
@@ -86,10 +111,24 @@ class Sink:
     async def __aexit__(self, *exc: object) -> None:
         assert self._server is not None
         self._server.close()
+        for session in self._sessions:
+            session.abort()
+        while self._sessions:  # Python 3.11's `wait_closed` does not wait for them
+            self._session_over.clear()
+            await self._session_over.wait()
         await self._server.wait_closed()
 
+    def begins(self, session: _Session) -> None:
+        """A client has connected."""
+        self._sessions.add(session)
+
+    def ended(self, session: _Session) -> None:
+        """A client's connection is gone."""
+        self._sessions.discard(session)
+        self._session_over.set()
+
     def _session(self) -> SMTP:
-        return SMTP(
+        return _Session(
             self,
             hostname=self.name,
             data_size_limit=MAX_MESSAGE,

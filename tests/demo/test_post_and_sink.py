@@ -90,6 +90,19 @@ def test_harm_on_a_plain_connection_shows_in_the_comparison(run_loop: Run, tmp_p
     run_loop(scene())
 
 
+def test_a_sink_that_ends_lets_go_of_clients_that_stay(run_loop: Run) -> None:
+    async def scene() -> None:
+        async with asyncio.timeout(LIMIT_S):
+            async with Sink("far.example", proxy=False) as sink:
+                reader, writer = await asyncio.open_connection("127.0.0.1", sink.port)
+                assert (await reader.readline()).startswith(b"220 far.example")
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+            writer.close()
+
+    run_loop(scene())
+
+
 def test_a_letter_that_came_twice_is_noticed(run_loop: Run) -> None:
     mail = letters([1_000])
 
