@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hubtunnel.demo.ports import Ports
 from tests.e2e.hubs import ROOT
 from tests.e2e.hubs import Hub as RealHub
 from tests.e2e.processes import wait_until
@@ -28,9 +29,9 @@ class Daemon(RealHub):
     It is set up once and can run many times; each run is a new boot for both.
     """
 
-    def __init__(self, directory: Path, second: Hub, *, dials: bool) -> None:
+    def __init__(self, directory: Path, second: Hub, ports: Ports, *, dials: bool) -> None:
         self.second = second
-        self.mta_port, self.second_port, self.port, self.submit_port = tcp.free_ports(4)
+        self.mta_port, self.second_port, self.port, self.submit_port = (ports.reserve() for _ in range(4))
         self.ends: list[tcp.End] = []
         """Every TCP connection at the daemon's other side, ours to move and to close."""
         self.running_with: str | None = None

@@ -20,7 +20,7 @@ from tests.second.keys import HOUR, NO_PSK, Identity, LinkKey, Pair, fingerprint
 from tests.second.responder import Responder
 from tests.second.session import Session
 
-DEADLINE = 20.0
+DEADLINE = 40.0
 """Seconds that anything awaited may take."""
 
 

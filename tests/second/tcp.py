@@ -14,15 +14,6 @@ def listener(port: int) -> socket.socket:
     return listening
 
 
-def free_ports(count: int) -> list[int]:
-    """Different ones, that were free a moment ago."""
-    probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [probe.getsockname()[1] for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 def accepted(listening: socket.socket) -> socket.socket | None:
     """A connection that waits, or None."""
     try:

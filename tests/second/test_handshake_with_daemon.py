@@ -8,17 +8,15 @@ import time
 import pytest
 
 from tests.second import card as cards
-from tests.second.conftest import MakeLink
-from tests.second.daemon import Daemon, DaemonDials, Link, WeDial
+from tests.second.conftest import Daemons, MakeLink
+from tests.second.daemon import DaemonDials, Link, WeDial
 from tests.second.keys import LinkKey
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.mark.parametrize("role", [WeDial, DaemonDials], ids=["initiator", "responder"])
-def test_with_a_psk(
-    daemons: dict[type[Link], Daemon], make_link: MakeLink, role: type[Link], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_with_a_psk(daemons: Daemons, make_link: MakeLink, role: type[Link], monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = daemons[role]
     monkeypatch.setattr(daemon.second, "psk", secrets.token_bytes(32))
     with daemon.psk(daemon.second.psk):
@@ -108,6 +106,9 @@ def test_the_daemons_next_card_is_taken_up(link: Link) -> None:
     following = session.streams.peer_cards[-1]
     assert following.serial == link.daemon.card.serial + 1
     link.daemon.card = link.second.peer = following
+    # Our CARD_ACK may still be on its way, or on its way to the disk; cut now, the daemon would rightly dial with the
+    # key that it knows us to know (LK2).
+    link.wait(lambda: link.daemon.peer_status()["card"]["acknowledged"] == following.serial, "our CARD_ACK in force")
     wire.cut()
     again = link.connect(session)
     again.until(lambda: again.carrier.up, "RESUMED")
