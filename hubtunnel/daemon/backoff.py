@@ -9,6 +9,7 @@ from hubtunnel.protocol.constants import BACKOFF_CEILING_AFTER_LOSS, BACKOFF_RES
 
 FIRST_CEILING = 1.0  # seconds; the second dial in a row starts at most this much after the first
 CEILING = 30.0
+DEMAND_CEILING = 4.0  # the same while mail waits for the peer: less than it is held for before the MTA is told 421
 _ATTEMPTS_AFTER_LOSS = 1 + round(math.log2(BACKOFF_CEILING_AFTER_LOSS / FIRST_CEILING))
 
 
@@ -43,6 +44,12 @@ class Backoff:
         if self._dialled_at is None:
             return now
         return max(now, self._dialled_at + self._random() * self.ceiling())
+
+    def soon(self, now: float) -> float:
+        """The time of a dial that somebody waits for: at most `DEMAND_CEILING` after the latest, whatever the count."""
+        if self._dialled_at is None:
+            return now
+        return max(now, self._dialled_at + self._random() * min(DEMAND_CEILING, self.ceiling()))
 
     def dialling(self, now: float) -> None:
         """A dial starts."""

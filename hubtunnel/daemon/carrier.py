@@ -16,6 +16,7 @@ from hubtunnel.protocol.events import Job
 from hubtunnel.protocol.handshake import Established, Initiator, Responder
 
 if TYPE_CHECKING:
+    from hubtunnel.config import Endpoint
     from hubtunnel.daemon.link import PeerLink
     from hubtunnel.protocol.carrier import Carrier
 
@@ -41,7 +42,7 @@ class Connection(asyncio.Protocol):
         self.lost = False
         self._workers = workers
         self._closing = False
-        self._made = False
+        self.made = False
         self._aborted = False
         self._close_timer: asyncio.TimerHandle | None = None
 
@@ -52,7 +53,7 @@ class Connection(asyncio.Protocol):
         self.transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
         self.address = _address(transport.get_extra_info("peername"))
         self.own_address = _address(transport.get_extra_info("sockname"))
-        self._made = True
+        self.made = True
         if self._aborted:
             self.transport.abort()
 
@@ -102,7 +103,7 @@ class Connection(asyncio.Protocol):
     def abort(self) -> None:
         """Close at once, whatever waits; a connection that is not made yet, as soon as it is."""
         self._aborted = True
-        if self._made:
+        if self.made:
             self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -115,10 +116,11 @@ class Connection(asyncio.Protocol):
 
 
 class DialledConnection(Connection):
-    """A dial: M1 goes out as soon as it is computed. `outcome` becomes True, or the word why not.
+    """A dial: M1 goes out as soon as it is computed. `outcome` becomes None, or the word why not.
 
-    ``auth``: the answer does not verify; ``silent``: the other side closed without an answer; ``key``: our own key or
-    the peer's card cannot be used; ``changed``: keys were changed meanwhile, `on_established` knows no link any more.
+    ``auth``: the answer does not verify; ``broken``: the other side ended the connection (`broken_by` says how);
+    ``key``: our own key or the peer's card cannot be used; ``changed``: `on_established` knows no link any more, since
+    keys were changed meanwhile, or another dial was sooner: then M3 is not sent, and the peer has no carrier of it.
     """
 
     def __init__(
@@ -126,6 +128,8 @@ class DialledConnection(Connection):
     ) -> None:
         super().__init__(workers)
         self.outcome: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self.endpoint: Endpoint | None = None  # that was dialled
+        self.broken_by: OSError | None = None
         self._initiator = initiator
         self._on_established = on_established
 
@@ -141,26 +145,29 @@ class DialledConnection(Connection):
 
     def _step(self) -> None:
         initiator = self._initiator
+        if self.outcome.done():
+            return
         job = initiator.next_job()
         if job is not None:
             self._workers.run(job, self._job_done)
+        established = initiator.established
+        link = None if established is None else self._on_established(established)
+        if established is not None and link is None:
+            self.transport.close()
+            self._end("changed")
+            return
         out = initiator.data_to_send()
         if out and not self.transport.is_closing():
             self.transport.write(out)
-        if initiator.established is not None:
-            link = self._on_established(initiator.established)
-            if link is None:
-                self.transport.close()
-                self._end("changed")
-            else:
-                self.become_carrier(link, initiator.established)
-                self._end(None)
+        if established is not None and link is not None:
+            self.become_carrier(link, established)
+            self._end(None)
         elif initiator.failed is not None:
             self.transport.close()
             self._end(initiator.failed)
 
     def _job_done(self, job: Job, result: object) -> None:
-        if not self.lost and not self.outcome.done():
+        if not self.lost:
             self._initiator.job_done(job, result)
             self._step()
 
@@ -169,9 +176,10 @@ class DialledConnection(Connection):
             self.outcome.set_result(outcome)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Before the handshake is through, an end without a word is the peer's silence."""
+        """Before the handshake is through, this is how the dial ended."""
         super().connection_lost(exc)
-        self._end("silent")
+        self.broken_by = exc if isinstance(exc, OSError) else None
+        self._end("broken")
 
 
 class AcceptedConnection(Connection):

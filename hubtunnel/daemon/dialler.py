@@ -1,16 +1,20 @@
-"""Dialling a peer: endpoints in order, names resolved anew each time, a reason for every failure."""
+"""When to dial a peer, and what becomes of a dial: names resolved anew each time, a reason for every failure."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hubtunnel.config import Endpoint
-from hubtunnel.daemon import contexts, reasons
+from hubtunnel.daemon import contexts, reasons, sockets
 from hubtunnel.daemon.backoff import Backoff
 from hubtunnel.daemon.carrier import DialledConnection
 from hubtunnel.daemon.logs import event, log
+from hubtunnel.daemon.moves import Moves
+from hubtunnel.daemon.race import ADDRESSES_MAX, Race
 from hubtunnel.daemon.reasons import Failure
 from hubtunnel.errors import Reason
 from hubtunnel.protocol.constants import HANDSHAKE_TIMEOUT
@@ -21,31 +25,25 @@ if TYPE_CHECKING:
     from hubtunnel.daemon.link import PeerLink
 
 CONNECT_TIMEOUT = 10.0
-LOOK_AGAIN = 5.0  # seconds after which an idle dialler asks again, for what the link wants can change with time alone
-ADDRESSES_MAX = 4  # of one name
-MOVE_AGAIN = 30.0  # seconds from one failed attempt to move a session to the next, doubled each time
-MOVE_AGAIN_MAX = 600.0
-# Of several endpoints' failures the one that says most is kept: who got furthest.
-_TELLING = (Reason.DNS, Reason.UNREACHABLE, Reason.TIMEOUT, Reason.REFUSED, Reason.SILENT, Reason.AUTH)
 
 
 class Dialler:
-    """Dials whenever the link wants a carrier; one dial at a time."""
+    """Dials whenever the link wants a carrier; one dial at a time, which may try several addresses at once."""
 
     def __init__(self, link: PeerLink) -> None:
         self.phase = "idle"  # idle | backoff | dialing | handshaking
-        self.endpoint = ""  # that of the dial under way
+        self.endpoint = ""  # that of the latest attempt
         self.failure: Failure | None = None  # of the latest dial; None after a success
+        self.moves = Moves(link, self.wake)
         self._link = link
         self._services = link.services
         self._backoff = Backoff(link.services.random)
         self._wake = asyncio.Event()
         self._next_at: float | None = None
         self._turn = 0  # which of the live key pairs is tried next
+        self._won = False  # a handshake of the dial under way is through
         self._task: asyncio.Task[None] | None = None
-        self._resolving: asyncio.Future[list[str]] | None = None
-        self._move_at: float | None = None  # when a session that works moves to better keys
-        self._moves_failed = 0
+        self._addresses: dict[Endpoint, list[str]] = {}  # as last resolved
 
     def start(self) -> None:
         """Begin to watch."""
@@ -58,8 +56,21 @@ class Dialler:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
+    # --- what makes it look again ---------------------------------------------------------------------------
+
     def wake(self) -> None:
         """Something changed: look again whether a carrier is wanted."""
+        self._wake.set()
+
+    def look(self, now: float) -> None:
+        """The state of the link may have changed, in whatever way."""
+        if self.phase == "idle" and self._link.peer.endpoints and self._link.core.wants_carrier(now):
+            self._wake.set()
+
+    def demand(self) -> None:
+        """Our MTA waits for the peer now: a dial that back-off has put far off comes sooner."""
+        if self._next_at is not None:
+            self._next_at = min(self._next_at, self._backoff.soon(self._link.now()))
         self._wake.set()
 
     def promising(self) -> None:
@@ -68,16 +79,6 @@ class Dialler:
         self._next_at = None
         self._turn = 0
         self._wake.set()
-
-    def look_for_better_keys(self) -> None:
-        """Keys, windows or what the peer knows have changed: does our session rest on the best pair (LK2, LK5)?"""
-        if self._link.better_pair() is None:
-            self._move_at = None
-            self._moves_failed = 0
-        elif self._move_at is None:
-            # Many hubs learn of a new key at once: they do not all shake hands in the same second.
-            self._move_at = self._link.now() + self._services.random() * self._services.move_spread
-            self._wake.set()
 
     def carrier_up(self, now: float) -> None:
         """Our dial became a carrier."""
@@ -88,6 +89,8 @@ class Dialler:
         self._backoff.down(now, waits=waits)
         self._next_at = None
         self._wake.set()
+
+    # --- the task -------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
         core = self._link.core
@@ -110,39 +113,19 @@ class Dialler:
             self._note(failure)
 
     async def _move_or_sleep(self, now: float) -> None:
-        if self._move_at is not None and self._move_at <= now:
-            await self._move()
-        else:
-            await self._sleep(LOOK_AGAIN if self._move_at is None else min(LOOK_AGAIN, self._move_at - now))
-
-    async def _move(self) -> None:
-        """Make before break: a carrier on better keys, over which the session goes on while the old one still works."""
-        link = self._link
-        self._move_at = None
-        context = link.better_pair()
-        if context is None or self._services.draining:
+        if self.moves.at > now:
+            await self._sleep(self.moves.at - now)
             return
-        self.phase = "idle"
-        failure = await self._dial_endpoints(context)
-        if failure is None:
-            self._moves_failed = 0
-            event(
-                log.info,
-                "session_moves",
-                peer=link.name,
-                our_key=context.own.id.hex(),
-                their_key=context.theirs.id.hex(),
-            )
-            return
-        wait = min(MOVE_AGAIN_MAX, MOVE_AGAIN * 2.0 ** min(self._moves_failed, 8))
-        self._moves_failed += 1
-        self._move_at = link.now() + wait * (0.5 + self._services.random() / 2)
-        method = log.warning if self._moves_failed == 1 else log.debug
-        event(method, "move_failed", peer=link.name, code=failure.reason.value, text=failure.text)
+        move = self.moves.take(now)
+        if move is not None and not self._services.draining:
+            failure = await self._race(move.endpoints, move.context)
+            self.phase = "idle"
+            self.moves.done(move, failure)
 
     async def _sleep(self, seconds: float) -> None:
+        """Until woken, or so long; infinite seconds are fine."""
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(None if seconds == float("inf") else seconds):
                 await self._wake.wait()
         except TimeoutError:
             return
@@ -167,78 +150,72 @@ class Dialler:
         pairs = contexts.dialling(self._link.contexts, self._link.announced, now)
         if not pairs:
             return reasons.no_keys(self._link.name, now)
-        return await self._dial_endpoints(pairs[self._turn % len(pairs)])
+        return await self._race(self._link.peer.endpoints, pairs[self._turn % len(pairs)])
 
-    async def _dial_endpoints(self, context: PairContext) -> Failure | None:
-        """All endpoints in order. Of several failures the one that says most is kept."""
-        worst: Failure | None = None
-        for endpoint in self._link.peer.endpoints:
-            failure = await self._dial_endpoint(endpoint, context)
-            if failure is None:
-                return None
-            if worst is None or _TELLING.index(failure.reason) >= _TELLING.index(worst.reason):
-                worst = failure
-        return worst
+    async def _race(self, endpoints: Sequence[Endpoint], context: PairContext) -> Failure | None:
+        self.phase, self._won = "dialing", False
+        return await Race(endpoints, self._resolve, partial(self._attempt, context)).run()
 
-    async def _dial_endpoint(self, endpoint: Endpoint, context: PairContext) -> Failure | None:
-        self.phase, self.endpoint = "dialing", str(endpoint)
-        try:
-            addresses = await self._resolve(endpoint)
-        except OSError as exc:
-            return reasons.from_dns(str(endpoint), exc, self._services.unix_time())
-        failure: Failure | None = None
-        for address in addresses:
-            failure = await self._dial_address(endpoint, address, context)
-            if failure is None:
-                break
-        return failure
-
-    async def _resolve(self, endpoint: Endpoint) -> list[str]:
-        """The endpoint's addresses, now. A resolver that hangs keeps at most one thread per peer."""
+    async def _resolve(self, endpoint: Endpoint) -> list[str] | Failure:
+        """The endpoint's addresses, now; those of last time when the resolver does not answer, for keys decide."""
         if endpoint.ip is not None:
             return [str(endpoint.ip)]
-        if self._resolving is None or self._resolving.done():
-            self._resolving = asyncio.ensure_future(self._services.resolve(endpoint.host, endpoint.port))
-        done, _ = await asyncio.wait([self._resolving], timeout=CONNECT_TIMEOUT)
-        if not done:
-            raise TimeoutError(errno.ETIMEDOUT, "no answer")
-        found = self._resolving.result()[:ADDRESSES_MAX]
-        self._link.note_addresses(found)
-        return found
-
-    async def _dial_address(self, endpoint: Endpoint, address: str, context: PairContext) -> Failure | None:
-        services, link = self._services, self._link
-        self.phase = "dialing"
-        where = str(endpoint)
-        initiator = Initiator(context, services.unix_time(), services.seeds(context.own))
+        self._addresses = {
+            known: found for known, found in self._addresses.items() if known in self._link.peer.endpoints
+        }
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                _, connection = await services.loop.create_connection(
-                    lambda: DialledConnection(services.workers, initiator, lambda _: self._carried_by(context)),
-                    address,
-                    endpoint.port,
-                )
+                found = await self._services.resolve(endpoint.host, endpoint.port)
         except OSError as exc:  # TimeoutError is one
-            return reasons.from_connect(where, address, exc, services.unix_time())
-        self.phase = "handshaking"
+            failure = reasons.from_dns(str(endpoint), exc, self._services.unix_time())
+            return self._addresses.get(endpoint, failure) if reasons.is_temporary(exc) else failure
+        if not found:
+            return reasons.from_dns(str(endpoint), OSError(errno.ENODATA, ""), self._services.unix_time())
+        self._addresses[endpoint] = found[:ADDRESSES_MAX]
+        self._link.note_addresses([address for known in self._addresses.values() for address in known])
+        return found
+
+    async def _attempt(
+        self, context: PairContext, endpoint: Endpoint, address: str, connected: Callable[[], None]
+    ) -> Failure | None:
+        """TCP and handshake with one address."""
+        services = self._services
+        self.endpoint = str(endpoint)
+        initiator = Initiator(context, services.unix_time(), services.seeds(context.own))
+        connection = DialledConnection(services.workers, initiator, lambda _: self._carried_by(context))
+        connection.endpoint = endpoint
         try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await services.loop.create_connection(lambda: connection, address, endpoint.port)
+            self.phase = "handshaking"
+            connected()
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):
                 outcome = await asyncio.shield(connection.outcome)
-        except TimeoutError:
-            outcome = "silent"
-        except asyncio.CancelledError:
-            connection.abort()
-            raise
-        if outcome is None:
-            return None
-        connection.abort()
-        now = services.unix_time()
+        except OSError as exc:  # TimeoutError is one
+            if connection.made:
+                outcome = "silent"
+            elif exc.errno in sockets.EXHAUSTED:
+                return reasons.no_descriptor(exc, services.unix_time())
+            else:
+                return reasons.from_connect(str(endpoint), address, exc, services.unix_time())
+        finally:
+            if connection.carrier is None:
+                connection.abort()
+        return None if outcome is None else self._why(connection, outcome)
+
+    def _why(self, connection: DialledConnection, outcome: str) -> Failure:
+        where, now, link = str(connection.endpoint), self._services.unix_time(), self._link
         if outcome == "changed":
             return reasons.keys_changed(where, now)
         if outcome == "silent":
             return reasons.silent(where, link.name, link.own.card.card.serial, link.keys.psk is not None, now)
+        if outcome == "broken":
+            return reasons.broken_off(where, connection.broken_by, now)
         return reasons.bad_auth(where, now)
 
     def _carried_by(self, context: PairContext) -> PeerLink | None:
-        """Our link, unless what this dial was made with is no longer in force."""
-        return self._link if context in self._link.contexts else None
+        """Our link, unless what this dial was made with is no longer in force, or another address was sooner."""
+        if self._won or context not in self._link.contexts:
+            return None
+        self._won = True
+        return self._link

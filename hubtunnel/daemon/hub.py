@@ -187,6 +187,7 @@ class Hub:
             link.abort()
         await self.gate.close()
         await self.services.mta.close()
+        await self.services.resolver.close()
         for task in (self._ticker, self._reload_task):
             if task is not None:
                 task.cancel()

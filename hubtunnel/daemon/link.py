@@ -150,7 +150,7 @@ class PeerLink:
         self.own, self.keys, self.contexts = own, keys, pair_contexts
         self.core.set_identities(own.idfp, keys.idfp)
         self._hold_cards()
-        self.dialler.look_for_better_keys()
+        self.dialler.moves.look()
         if changed and not self.up:
             self.dialler.promising()
 
@@ -164,7 +164,7 @@ class PeerLink:
         """Windows begin and end. `pair_contexts` are those of a new hour."""
         if pair_contexts is not None:
             self.contexts = pair_contexts
-        self.dialler.look_for_better_keys()
+        self.dialler.moves.look()
         self.resting.time_passed()
 
     def better_pair(self) -> PairContext | None:
@@ -235,7 +235,7 @@ class PeerLink:
         self._drain_events()
         self.touch()
         self.services.key_used(self, established.own)
-        self.dialler.look_for_better_keys()
+        self.dialler.moves.look()
         return carrier
 
     def carrier_data(self, carrier: Carrier, data: bytes) -> None:
@@ -288,6 +288,7 @@ class PeerLink:
             self.touch()
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY
+            self.dialler.look(now)
             at = core.next_deadline()
             if at is not None and at < self._timer_at and not self.closed:
                 self._arm(at)
@@ -307,8 +308,6 @@ class PeerLink:
         self._look_at = 0.0
         self.core.handle_deadline(self.now())
         self._drain_events()
-        if not self.up:
-            self.dialler.wake()
         self.touch()
 
     def _job_done(self, job: ev.Job, result: object) -> None:
@@ -381,7 +380,7 @@ class PeerLink:
     def _session_changed(self) -> None:
         """A stream may be possible now, or no longer; perhaps a dial is wanted."""
         ready = self.core.ready
-        self.dialler.look_for_better_keys()
+        self.dialler.moves.look()
         self.dialler.wake()
         self.services.progress.set()
         if ready:

@@ -116,7 +116,7 @@ class LocalSide:
             self._open(relay)
         else:
             self._waiting[relay] = None
-            self._link.dialler.wake()
+            self._link.dialler.demand()
             relay.wait(self._session.hold)
 
     def open_waiting(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hubtunnel.daemon.logs import rfc3339
@@ -56,6 +57,15 @@ def reply_421(peer: str, why: str) -> bytes:
     return text[: REPLY_MAX - 2].encode("ascii") + b"\r\n"
 
 
+# Of several endpoints' failures the one that says most is told: of the one that got furthest.
+_TELLING = (Reason.DNS, Reason.UNREACHABLE, Reason.TIMEOUT, Reason.REFUSED, Reason.SILENT, Reason.TOLD, Reason.AUTH)
+
+
+def most_telling(failures: Sequence[Failure]) -> Failure:
+    """Of several failures of one dial, in the order in which they came, the last of those that got furthest."""
+    return max(reversed(failures), key=lambda failure: _TELLING.index(failure.reason))
+
+
 def from_dns(endpoint: str, exc: OSError, now: float) -> Failure:
     """The endpoint's name did not resolve."""
     return Failure(Reason.DNS, f"{endpoint}: {system_text(exc)}", now)
@@ -70,6 +80,21 @@ def from_connect(endpoint: str, address: str, exc: BaseException, now: float) ->
         return Failure(Reason.TIMEOUT, f"{where}: no TCP connection within the time; a firewall that drops?", now)
     text = system_text(exc) if isinstance(exc, OSError) else type(exc).__name__
     return Failure(Reason.UNREACHABLE, f"{where}: {text}", now)
+
+
+def broken_off(endpoint: str, exc: OSError | None, now: float) -> Failure:
+    """A handshake that the other side ended, with a reset (`exc`) or without. A hub that is silent stays longer."""
+    how = system_text(exc) if exc is not None else "closed by the other side"
+    text = (
+        f"{endpoint}: broken off during the handshake ({how}); the daemon there may be stopping or at its limit of"
+        " handshakes, a firewall in between may end connections, or what listens there is no hub"
+    )
+    return Failure(Reason.REFUSED, text, now)
+
+
+def no_descriptor(exc: OSError, now: float) -> Failure:
+    """It is this hub that can open no socket."""
+    return own_limit(f"no connection can be opened by this hub: {system_text(exc)}", now)
 
 
 def silent(endpoint: str, peer: str, own_serial: int, psk: bool, now: float) -> Failure:
@@ -139,6 +164,11 @@ def never(last_heard: float | None, started: float, now: float) -> Failure:
         f"it dials us (no endpoints here) and {since}; check there: hubtunnel status, its endpoint for us, its firewall"
     )
     return Failure(Reason.NEVER, text, now)
+
+
+def is_temporary(exc: OSError) -> bool:
+    """Whether a name's look-up failed for lack of an answer, and not because there is no such name."""
+    return not isinstance(exc, socket.gaierror) or exc.errno in (socket.EAI_AGAIN, socket.EAI_SYSTEM, socket.EAI_FAIL)
 
 
 def system_text(exc: OSError) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import os
 import random
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hubtunnel.daemon.logs import Throttle
 from hubtunnel.daemon.mtawatch import MtaWatches
+from hubtunnel.daemon.resolver import Resolver
 from hubtunnel.daemon.strangers import Admission, Knocks
 from hubtunnel.daemon.workers import Workers
 from hubtunnel.protocol.events import CardAcknowledged, CardReceived, CardRefused, OwnCardsBehind
@@ -57,6 +57,7 @@ class Services:
     seeds: Seeds = field(default_factory=Seeds)
     entropy: Callable[[int], bytes] = os.urandom
     boot: bytes = field(default_factory=lambda: os.urandom(16))
+    resolver: Resolver = field(init=False)
     resolve: Callable[[str, int], Awaitable[list[str]]] = field(init=False)  # (host, port) to addresses, best first
     started_at: float = field(default_factory=time.time)
     draining: bool = False
@@ -69,8 +70,5 @@ class Services:
     def __post_init__(self) -> None:
         self.throttle = Throttle(LOG_EVERY, self.loop.time)
         self.mta = MtaWatches(self.loop, self.unix_time)
-        self.resolve = self._resolve
-
-    async def _resolve(self, host: str, port: int) -> list[str]:
-        found = await self.loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
-        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        self.resolver = Resolver(self.loop)
+        self.resolve = self.resolver
