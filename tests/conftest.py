@@ -134,14 +134,16 @@ _failed: set[str] = set()
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
     """What a failed test has left open is not put down to the one after it, in which it would be collected."""
-    yield
-    if item.nodeid in _failed:
-        for name in ("last_exc", "last_type", "last_value", "last_traceback"):
-            if hasattr(sys, name):  # of pytest, for debuggers: it holds the frames of the failure
-                delattr(sys, name)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ResourceWarning)
-            gc.collect()
+    try:
+        yield
+    finally:
+        if item.nodeid in _failed:
+            for name in ("last_exc", "last_type", "last_value", "last_traceback"):
+                if hasattr(sys, name):  # of pytest, for debuggers: it holds the frames of the failure
+                    delattr(sys, name)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)
+                gc.collect()
 
 
 # --- ports ----------------------------------------------------------------------------------------------------
@@ -184,9 +186,16 @@ class RunLoop:
         runner = asyncio.Runner(loop_factory=_LOOPS[self.name])
         runner.get_loop().set_default_executor(threads)
         try:
-            return runner.run(self._checked(main))
-        finally:
-            self._close(runner, threads)
+            result = runner.run(self._checked(main))
+        except BaseException:
+            self._end(runner.get_loop(), threads)
+            if self.name != "uvloop":  # which waits in `close` for transports that the frames of the failure hold
+                runner.close()
+            asyncio.set_event_loop(None)
+            raise
+        self._end(runner.get_loop(), threads)
+        runner.close()
+        return result
 
     async def _checked(self, main: Coroutine[Any, Any, _T]) -> _T:
         assert type(asyncio.get_running_loop()).__module__.partition(".")[0] == self.name
@@ -208,8 +217,7 @@ class RunLoop:
         return result
 
     @staticmethod
-    def _close(runner: asyncio.Runner, threads: ThreadPoolExecutor) -> None:
-        loop = runner.get_loop()
+    def _end(loop: asyncio.AbstractEventLoop, threads: ThreadPoolExecutor) -> None:
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()
@@ -223,7 +231,6 @@ class RunLoop:
         stuck += [repr(thread) for thread in threads._threads if thread.is_alive()]
         if stuck:
             raise TimeoutError(f"the event loop cannot be closed: {stuck}")
-        runner.close()
 
 
 @pytest.fixture(params=sorted(_LOOPS))
@@ -234,6 +241,8 @@ def run_loop(request: pytest.FixtureRequest) -> Iterator[RunLoop]:
     before = _open_descriptors()
     with RESERVED:
         yield RunLoop(request.param, _seconds_of(request.node))
+    if request.node.nodeid in _failed:
+        return  # the frames of the failure hold what was open in them
     gc.collect()
     left = {fd: target for fd, target in _open_descriptors().items() if before.get(fd) != target}
     assert not left, f"descriptors left open: {left}"

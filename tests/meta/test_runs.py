@@ -111,23 +111,27 @@ def test_the_end_of_a_loop_is_bounded(one_loop: RunLoop, monkeypatch: pytest.Mon
 # --- failures -------------------------------------------------------------------------------------------------
 
 LEAVES_A_TRANSPORT = """
-import asyncio, socket
+import asyncio
+
+async def leave():
+    server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
+    kept = await asyncio.open_connection(*server.sockets[0].getsockname())
+    assert kept is None
 
 def test_one():
-    async def scene():
-        server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0)
-        kept = await asyncio.open_connection(*server.sockets[0].getsockname())
-        assert kept is None
-    asyncio.run(scene())
+    asyncio.run(leave())
 
-def test_two():
+def test_two(run_loop):
+    run_loop(leave())
+
+def test_three():
     pass
 """
 
 
 def test_what_a_failure_leaves_open_is_not_put_down_to_the_next_test(tmp_path: Path) -> None:
     run = run_pytest(tmp_path, LEAVES_A_TRANSPORT)
-    assert "1 failed, 1 passed in" in run.stdout, run.stdout
+    assert "3 failed, 1 passed in" in run.stdout, run.stdout
 
 
 # --- turns ----------------------------------------------------------------------------------------------------
