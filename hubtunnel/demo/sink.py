@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
@@ -64,10 +64,10 @@ class _Session(SMTP):
     def __init__(self, sink: Sink, **settings: Any) -> None:
         super().__init__(sink, **settings)
         self._sink = sink
-        self._connection: asyncio.BaseTransport | None = None
+        self._connection: asyncio.WriteTransport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._connection = transport
+        self._connection = cast(asyncio.WriteTransport, transport)
         self._sink.begins(self)
         super().connection_made(transport)
 
@@ -77,8 +77,7 @@ class _Session(SMTP):
 
     def abort(self) -> None:
         """Let go of the client, whatever it still says."""
-        if isinstance(self._connection, asyncio.WriteTransport):
-            self._connection.abort()
+        self._connection.abort()
 
 
 class Sink:
