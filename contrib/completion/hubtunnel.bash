@@ -12,7 +12,7 @@ _shtab_hubtunnel_subparsers=(init card peer key check run reload stop ping statu
 
 _shtab_hubtunnel_init_option_strings=(-h --help --name --dir --listen --deliver --config --traceback)
 _shtab_hubtunnel_card_option_strings=(-h --help --fingerprint --since --qr --json --config --traceback)
-_shtab_hubtunnel_peer_add_option_strings=(-h --help --endpoint --domain --listen --fingerprint --config --traceback)
+_shtab_hubtunnel_peer_add_option_strings=(-h --help --endpoint --domain --listen --present-as --fingerprint --config --traceback)
 _shtab_hubtunnel_peer_list_option_strings=(-h --help --json --config --traceback)
 _shtab_hubtunnel_peer_show_option_strings=(-h --help --json --config --traceback)
 _shtab_hubtunnel_peer_update_option_strings=(-h --help --config --traceback)

@@ -51,7 +51,7 @@ function _shtab_hubtunnel_using
 end
 
 set -g _shtab_hubtunnel_commands init card peer 'peer add' 'peer list' 'peer show' 'peer update' 'peer repin' 'peer remove' key 'key list' 'key rotate' 'key issue' 'key export' 'key import' 'key revoke' 'key delete' 'key passphrase' 'key psk' check run reload stop ping status mta 'mta postfix' 'mta exim' demo
-set -g _shtab_hubtunnel_opts_with_value --config --count --deliver --dir --domain --endpoint --every --fingerprint --listen --loop --name --since --smarthost --write -c
+set -g _shtab_hubtunnel_opts_with_value --config --count --deliver --dir --domain --endpoint --every --fingerprint --listen --loop --name --present-as --since --smarthost --write -c
 
 complete -c hubtunnel -e
 complete -c hubtunnel -f
@@ -85,6 +85,7 @@ complete -c hubtunnel -n '_shtab_hubtunnel_using peer add' -s h -l help -d 'show
 complete -c hubtunnel -n '_shtab_hubtunnel_using peer add' -l endpoint -x -d 'where it listens; several are tried in order; without any it must dial us'
 complete -c hubtunnel -n '_shtab_hubtunnel_using peer add' -l domain -x -d 'a mail domain that goes to it'
 complete -c hubtunnel -n '_shtab_hubtunnel_using peer add' -l listen -x -d 'where our MTA hands over mail for it (default: a free 127.0.1.N:24)'
+complete -c hubtunnel -n '_shtab_hubtunnel_using peer add' -l present-as -x -d 'address for the PROXY header, where that of its connections would mislead our MTA: NAT, one machine'
 complete -c hubtunnel -n '_shtab_hubtunnel_using peer add' -l fingerprint -x -d 'the fingerprint that its admin told you, as text or as twelve words'
 complete -c hubtunnel -n '_shtab_hubtunnel_using peer add' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (default $HUBTUNNEL_CONFIG, else /etc/hubtunnel/hubtunnel.toml)'
 complete -c hubtunnel -n '_shtab_hubtunnel_using peer add' -l traceback -d 'show where an error comes from'

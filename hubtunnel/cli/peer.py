@@ -56,6 +56,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--listen", metavar="ADDR", help="where our MTA hands over mail for it (default: a free 127.0.1.N:24)"
     )
     adding.add_argument(
+        "--present-as",
+        metavar="IP",
+        help="address for the PROXY header, where that of its connections would mislead our MTA: NAT, one machine",
+    )
+    adding.add_argument(
         "--fingerprint", metavar="FP", help="the fingerprint that its admin told you, as text or as twelve words"
     )
     adding.set_defaults(run=lambda args: add(args, read_cards(args.card)))

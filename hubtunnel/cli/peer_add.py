@@ -13,10 +13,10 @@ from typing import TypeVar
 import msgspec
 
 from hubtunnel.cli.changes import peers_lock, put_in_force
-from hubtunnel.cli.common import DONE, USAGE, CommandError, open_state
-from hubtunnel.config import Config, Endpoint, Peer, load
+from hubtunnel.cli.common import DONE, USAGE, CommandError, command_for, open_state
+from hubtunnel.config import DEFAULT_PATH, Config, Endpoint, Peer, load
 from hubtunnel.config.checks import peer_problems
-from hubtunnel.config.values import HostName, LocalAddress, Pin
+from hubtunnel.config.values import HostName, IpAddress, LocalAddress, Pin
 from hubtunnel.errors import ConfigError
 from hubtunnel.identity import fingerprint
 from hubtunnel.identity.armour import armour_all
@@ -63,6 +63,7 @@ def add(args: argparse.Namespace, cards: list[SignedCard]) -> int:
             endpoints=wanted.endpoints or (),
             listen=listen,
             domains=wanted.domains or (),
+            present_as=wanted.present_as,
             deliver=config.deliver,
             path=config.peers_folder / f"{name}.toml",
         )
@@ -84,6 +85,8 @@ class _Wanted:
         self.domains = _read_all(HostName.read, args.domain, "--domain")
         listen = _read_all(LocalAddress.read, [args.listen] if args.listen else None, "--listen")
         self.listen = listen[0] if listen else None
+        present_as = _read_all(IpAddress.read, [args.present_as] if args.present_as else None, "--present-as")
+        self.present_as = present_as[0] if present_as else None
 
     def differences(self, peer: Peer) -> list[str]:
         """Options that say something else than the peer's file."""
@@ -93,6 +96,7 @@ class _Wanted:
                 ("--endpoint", self.endpoints, peer.endpoints),
                 ("--domain", self.domains, peer.domains),
                 ("--listen", self.listen, peer.listen),
+                ("--present-as", self.present_as, peer.present_as),
             )
             if given is not None and given != there
         ]
@@ -144,9 +148,8 @@ def compare(args: argparse.Namespace, own: Card, theirs: Card) -> None:
             status=USAGE,
         )
     print(f"Call the admin of {theirs.shown_name}, at a number that you did not get with the card.")
-    print(
-        f"Let them run `hubtunnel card --fingerprint` and read their words to you. This card's are:\n\n{_block(theirs)}"
-    )
+    print("Let them read you the words that their `hubtunnel init` showed, or `hubtunnel card --fingerprint` shows.")
+    print(f"This card's are:\n\n{_block(theirs)}")
     print(f"Then read them ours, from {own.shown_name}, which their `peer add` shows too:\n\n{_block(own)}")
     print(f"Did the words that you heard match those of {theirs.shown_name}, all twelve? Type yes or no: ", end="")
     sys.stdout.flush()
@@ -227,8 +230,10 @@ listen = "{peer.listen}"
 # Its mail domains, for the generated routing tables.
 domains = {array(peer.domains)}
 
+# IP address for the PROXY header, where the carrier's own would mislead SPF.
+{"" if peer.present_as else "# "}present_as = "{peer.present_as or ""}"
+
 # mode = "enforce"           # testing: carrier up and reported on, left out of routing tables
-# present_as = ""            # IP address for the PROXY header, where the carrier's own would mislead SPF
 # psk_file = ""              # `hubtunnel key psk` makes one: 32 random bytes, mode 0600, the same on both hubs;
 #                            # "credential:NAME" is one that systemd gives to the service
 """
@@ -241,6 +246,13 @@ def _say_what_next(config: Config, peer: Peer, card: Card) -> None:
         print("It has no endpoint, so it must dial us; --endpoint HOST names one")
     if not peer.domains:
         print("It has no domain yet, so no routing table will name it")
+    print("\nNext, unless it is done:")
+    if config.path == DEFAULT_PATH:
+        print("  systemctl enable --now hubtunnel   # or in the foreground: hubtunnel run")
+    else:
+        print(f"  {command_for(config.path, 'run')}")
+    print(f"  {command_for(config.path, 'mta postfix')}   # what the mail server needs; `mta --help` names the others")
+    print(f"  {command_for(config.path, f'ping {peer.name}')}   # once the other hub has added this one and runs")
     if peer.listen is not None and os.geteuid() != 0 and peer.listen.port < _first_free_port():
         print(
             f"hint: port {peer.listen.port} needs root or CAP_NET_BIND_SERVICE, which the systemd unit gives; "

@@ -18,6 +18,7 @@ from hubtunnel.config.model import DEFAULT_SOCKET, PEERS_FOLDER, Config
 from hubtunnel.config.values import Address, CarrierAddress, HostName
 from hubtunnel.errors import KeyFileError
 from hubtunnel.identity import files, fingerprint, keyfiles
+from hubtunnel.identity.armour import armour
 from hubtunnel.identity.card import FIRST_SERIAL, NO_CARD, Card, SignedCard, link_public
 from hubtunnel.identity.state import State, StateError
 from hubtunnel.identity.windows import CLOCK_MIN, ROTATE, WINDOW
@@ -100,8 +101,9 @@ def _init(args: argparse.Namespace) -> int:
     )
     deliver = _read(Address.read, args.deliver, "--deliver") if args.deliver else config.deliver.address
     config_file, state_folder, state_text = _places(args.dir)
+    card_file = config_file.parent / f"{name}.card"
     now = int(time.time())
-    _refuse_leftovers(config_file, state_folder)
+    _refuse_leftovers(config_file, card_file, state_folder)
     if now < CLOCK_MIN:
         raise CommandError("the clock was never set, and keys are made for a time", "set it, then run this again")
     text = _TEMPLATE.format(
@@ -114,6 +116,7 @@ def _init(args: argparse.Namespace) -> int:
         files.make_folder(config_file.parent, 0o755)
         files.make_folder(config_file.parent / PEERS_FOLDER, 0o755)
         signed = _make_state(state_folder, name, now)
+        files.atomic_write(card_file, armour(signed).encode(), replace=False)
         files.atomic_write(config_file, text.encode(), replace=False)
     except FileExistsError as exc:
         raise CommandError(f"{exc.filename}: is there already; nothing is ever overwritten", status=USAGE) from exc
@@ -121,7 +124,7 @@ def _init(args: argparse.Namespace) -> int:
         raise
     except OSError as exc:
         raise CommandError(f"{exc.filename or config_file}: cannot be made: {exc.strerror}", status=USAGE) from exc
-    _say_what_next(config_file, state_folder, signed)
+    _say_what_next(config_file, card_file, state_folder, signed)
     return DONE
 
 
@@ -142,9 +145,10 @@ def _places(given: str | None) -> tuple[Path, Path, str]:
     return DEFAULT_PATH, DEFAULT_STATE, str(DEFAULT_STATE)
 
 
-def _refuse_leftovers(config_file: Path, state_folder: Path) -> None:
-    if os.path.lexists(config_file):
-        raise CommandError(f"{config_file}: is there already; nothing is ever overwritten", status=USAGE)
+def _refuse_leftovers(config_file: Path, card_file: Path, state_folder: Path) -> None:
+    for file in (config_file, card_file):
+        if os.path.lexists(file):
+            raise CommandError(f"{file}: is there already; nothing is ever overwritten", status=USAGE)
     if os.path.lexists(state_folder) and (not state_folder.is_dir() or any(state_folder.iterdir())):
         raise CommandError(
             f"{state_folder}: is not empty; nothing is ever overwritten",
@@ -184,17 +188,15 @@ def _make_state(folder: Path, name: str, now: int) -> SignedCard:
         raise
 
 
-def _say_what_next(config_file: Path, state_folder: Path, signed: SignedCard) -> None:
+def _say_what_next(config_file: Path, card_file: Path, state_folder: Path, signed: SignedCard) -> None:
     idfp = signed.card.idfp
     print(f"Made the hub {signed.card.name}: configuration {config_file}, keys and state {state_folder}")
     print(f"Fingerprint: {fingerprint.to_text(idfp)}")
     print(f"In words:    {fingerprint.to_words(idfp)}")
+    print(f"Card:        {card_file}")
     print()
-    print("Next:")
-    print(f"  {command_for(config_file, 'card')} > {signed.card.name}.card   # for the other hub's admin")
+    print("Next: send the card to the other hub's admin (it is public, mail will do), and with theirs:")
     print(f"  {command_for(config_file, 'peer add')} THEIR.card --endpoint THEIR.HOST --domain THEIR.DOMAIN")
-    print(f"  {command_for(config_file, 'check')}")
-    print(f"  {command_for(config_file, 'run')}")
     if os.geteuid() == 0 and config_file == DEFAULT_PATH and files.service_owner() is None:
         print()
         print(f"There is no user {files.SERVICE_USER} yet, so everything belongs to root. For the service:")

@@ -13,6 +13,7 @@ import pytest
 from hubtunnel.cli import setup
 from hubtunnel.config import load
 from hubtunnel.identity import files
+from hubtunnel.identity.armour import dearmour
 from hubtunnel.identity.chain import accept_first
 from hubtunnel.identity.fingerprint import from_text
 from hubtunnel.identity.state import State
@@ -40,6 +41,10 @@ def test_what_init_makes(tmp_path: Path) -> None:
         (signed,) = state.cards()
         keys = {key.id: key for key in state.link_keys()[0]}
         assert state.identity().public.idfp == signed.card.idfp
+    card_file = tmp_path / "a" / "mx.a.example.card"
+    assert f"Card:        {card_file}\n" in made.out
+    assert dearmour(card_file.read_text()) == [signed]
+    assert stat.S_IMODE(card_file.stat().st_mode) == 0o644
     accept_first(from_text(made.out.split("Fingerprint: ")[1].split()[0]), signed)
     current, following = signed.card.link_keys
     assert (signed.card.name, signed.card.serial) == ("mx.a.example", 1)
@@ -206,3 +211,13 @@ def test_as_root_in_the_default_places(tmp_path: Path, b: Hub) -> None:
     assert checked.status == 1
     assert "chmod 0600" in checked.out
     assert "chown -R hubtunnel /var/lib/hubtunnel" in checked.out
+
+
+def test_a_card_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / "mx.a.example.card").write_text("somebody's")
+    result = run("init", "--name", "mx.a.example", "--dir", folder)
+    assert (result.status, result.out) == (2, "")
+    assert "mx.a.example.card: is there already" in result.err
+    assert tree(folder) == {"mx.a.example.card": b"somebody's"}

@@ -20,7 +20,7 @@ from hubtunnel.identity.armour import armour, armour_all, dearmour
 from hubtunnel.identity.card import SignedCard, link_public
 from hubtunnel.identity.pins import load_hub
 from hubtunnel.identity.state import State
-from tests.cli.hubs import Hub, environment, spawn
+from tests.cli.hubs import Hub, Result, environment, spawn
 from tests.identity import making
 from tests.identity.making import identity, link_key, tree
 
@@ -406,3 +406,23 @@ def test_another_command_at_work_is_waited_for_by_the_user(a: Hub, b: Hub) -> No
     assert result.status == 1
     assert "nothing was changed" in result.err
     assert tree(a.folder / "peers.d") == before
+
+
+def test_add_says_what_comes_next(a: Hub, b: Hub) -> None:
+    added = a.run("peer", "add", b.card, "--fingerprint", b.fingerprint, "--listen", "127.0.7.9:24")
+    assert added.status == 0, added.err
+    following = added.out.split("Next, unless it is done:\n")[1].splitlines()
+    commands = [line.split("   #")[0].strip() for line in following]
+    config = f"--config {a.config}"
+    assert commands == [f"hubtunnel {config} {word}" for word in ("run", "mta postfix", f"ping {b.name}")]
+
+
+def test_address_for_the_proxy_header(a: Hub, b: Hub) -> None:
+    def add(text: str) -> Result:
+        return a.run("peer", "add", b.card, "--fingerprint", b.fingerprint, "--present-as", text)
+
+    assert "is not an IP address" in add("somewhere").err
+    assert add("2001:DB8::1").status == 0
+    assert load(a.config).peers[0].present_as == "2001:db8::1"
+    assert add("2001:db8::1").status == 0, "the same again"
+    assert "with another --present-as" in add("192.0.2.1").err

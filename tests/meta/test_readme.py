@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import os
+import pty
 import re
+import select
 import shlex
 import shutil
 import signal
+import smtplib
 import stat
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from hubtunnel.cli import build_parser
+from hubtunnel.demo.letters import Letter, new_marker, write_letter
 from hubtunnel.demo.ports import Ports
+from hubtunnel.demo.sink import Sink
 from tests.meta.tree import ROOT, files
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 TRY = {"sh contrib/try demo", "sh contrib/try test"}
+NUMBERS = {6: "Six", 7: "Seven", 8: "Eight"}
 
 
 def blocks(language: str) -> list[str]:
@@ -44,11 +53,11 @@ def test_the_first_two_commands_are_a_line_each_and_ci_runs_them() -> None:
 
 @pytest.fixture
 def scratch() -> Iterator[Path]:
-    """A folder with `hubtunnel` in `bin`, and a name short enough for Unix sockets."""
+    """A folder with `hubtunnel` where `contrib/try setup` puts it, and a name short enough for Unix sockets."""
     with tempfile.TemporaryDirectory(prefix="ht-") as name:
         folder = Path(name)
-        command = folder / "bin" / "hubtunnel"
-        command.parent.mkdir()
+        command = folder / ".venv" / "bin" / "hubtunnel"
+        command.parent.mkdir(parents=True)
         command.write_text(
             f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(ROOT))} exec {shlex.quote(sys.executable)} -m hubtunnel "$@"\n'
         )
@@ -56,49 +65,114 @@ def scratch() -> Iterator[Path]:
         yield folder
 
 
+def prompts(prompt: str) -> list[list[str]]:
+    """What is to be typed behind this prompt, block by block."""
+    shown = [block.splitlines() for block in blocks("console") if block.startswith(prompt)]
+    assert all(line.startswith(prompt) for lines in shown for line in lines)
+    return [[line.removeprefix(prompt) for line in lines] for lines in shown]
+
+
 @pytest.mark.e2e
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-def test_the_introduction_of_two_hubs_works_as_written(scratch: Path) -> None:
-    script = "\n".join(block for block in blocks("sh") if block not in TRY)
-    assert "peer add" in script
-    with Ports() as ports:
-        # Only the ports are others, since those of the text may be in use here.
-        for port in set(re.findall(r"127\.0\.\d\.\d:(\d+)", script)):
-            script = script.replace(f":{port}", f":{ports.reserve()}")
-        shell = subprocess.Popen(
-            ["sh", "-eu", "-c", script],
-            cwd=scratch,
-            env=os.environ | {"PATH": f"{scratch / 'bin'}:{os.environ['PATH']}"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            output, _ = shell.communicate(timeout=100)
-        finally:
-            # The daemons that it left in the background when it failed.
-            try:
-                os.killpg(shell.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-    assert shell.returncode == 0, output
-    assert output.count("nothing is wrong") == 2
-    assert "mx.b.example" in output
-    assert re.findall(r"^stopped$", output, re.MULTILINE) == ["stopped", "stopped"]
+def test_from_nothing_to_mail_both_ways_as_written(scratch: Path) -> None:
+    """Two shells on terminals, and what README.md says typed into them: counted, the questions answered, mail sent."""
+    assert "sh contrib/try setup" in blocks("sh")
+    walk = prompts("$ ")
+    assert len(walk) == 2
+    counted = 1 + sum(map(len, walk))
+    assert counted <= 8
+    assert f"{NUMBERS[counted]} commands" in README
+    asyncio.run(_walk(scratch, walk))
+
+
+async def _walk(folder: Path, walk: list[list[str]]) -> None:
+    """`init` in both shells, `peer add` in both, `run` in both; then a message each way."""
+    names = ("mx.a.example", "mx.b.example")
+    async with Sink(names[0], proxy=True) as a, Sink(names[1], proxy=True) as b:
+        with Ports() as ports, Shell(folder) as first, Shell(folder) as second:
+            # Only the ports are others, since those of the text may be in use here.
+            text = "\n\n".join("\n".join(lines) for lines in walk)
+            others = {"2601": a.port, "2602": b.port}
+            for port in set(re.findall(r"127\.0\.\d\.\d:(\d+)", text)):
+                text = text.replace(f":{port}", f":{others.get(port) or ports.reserve()}")
+            one, other = (lines.splitlines() for lines in text.split("\n\n"))
+            hand_over = [re.findall(r"--listen (127\.0\.1\.\d):(\d+)", lines[1])[0] for lines in (one, other)]
+            said = [await asyncio.to_thread(shell.types, lines[0]) for shell, lines in ((first, one), (second, other))]
+            told = [re.findall(r"In words: +(.+)", text)[0].split() for text in said]
+            for shell, lines, theirs in ((first, one, told[1]), (second, other, told[0])):
+                asked = await asyncio.to_thread(shell.types, lines[1], until="Type yes or no: ")
+                assert theirs == asked.split("This card's are:")[1].split()[: len(theirs)], (
+                    "the words of the other init"
+                )
+                answered = await asyncio.to_thread(shell.types, "yes")
+                assert "is a peer now" in answered
+            for shell, lines in ((first, one), (second, other)):
+                await asyncio.to_thread(shell.types, lines[2], until=" started ")
+            for shell in (first, second):
+                await asyncio.to_thread(shell.reads, " peer_up ")
+            for number, (host, port) in enumerate(hand_over):
+                letter = write_letter(number, names[number], names[1 - number], 4096, new_marker())
+                await asyncio.to_thread(_send, host, int(port), letter)
+                sink = (b, a)[number]
+                assert sink.compare([letter]).clean
+            assert ("192.0.2.2" in a.sources, "192.0.2.1" in b.sources) == (True, True)
+            for shell in (first, second):
+                await asyncio.to_thread(shell.types, "\x03", until=" stopped ")
+
+
+def _send(host: str, port: int, letter: Letter) -> None:
+    with smtplib.SMTP(host, port, timeout=30) as smtp:
+        smtp.sendmail(letter.sender, [letter.recipient], letter.content)
+
+
+class Shell:
+    """`sh` on a terminal of its own."""
+
+    PROMPT = "shell> "
+
+    def __init__(self, folder: Path) -> None:
+        self._pid, self._terminal = pty.fork()
+        if self._pid == 0:
+            os.chdir(folder)
+            os.execve("/bin/sh", ["sh"], os.environ | {"PS1": self.PROMPT, "ENV": "", "COLUMNS": "200"})
+        self._seen = ""
+
+    def __enter__(self) -> Self:
+        self.reads(self.PROMPT)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for process in (os.tcgetpgrp(self._terminal), self._pid):  # a daemon in the foreground would only reload
+            os.killpg(process, signal.SIGKILL)
+        os.waitpid(self._pid, 0)
+        os.close(self._terminal)
+
+    def types(self, line: str, until: str = PROMPT) -> str:
+        """Type a line and read what comes, up to `until`."""
+        os.write(self._terminal, line.encode() + b"\n")
+        return self.reads(until)
+
+    def reads(self, until: str) -> str:
+        """What the terminal shows, up to `until`."""
+        deadline = time.monotonic() + 40
+        while until not in self._seen:
+            ready, _, _ = select.select([self._terminal], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, f"{until!r} was not shown:\n{self._seen}"
+            self._seen += os.read(self._terminal, 65536).decode()
+        shown, _, self._seen = self._seen.partition(until)
+        return shown.replace("\r\n", "\n")
 
 
 def test_commands_that_need_root_are_commands_that_exist() -> None:
-    (block,) = blocks("console")
-    lines = block.splitlines()
-    assert all(line.startswith("# ") for line in lines)
+    once, each = prompts("# ")
     parser = build_parser()
-    typed = [shlex.split(line[2:].split(" > ")[0]) for line in lines if line.startswith("# hubtunnel ")]
-    assert len(typed) >= 5
+    typed = [shlex.split(line) for line in each if line.startswith("hubtunnel ")]
+    assert len(typed) == 2
     for words in typed:
         parser.parse_args(words[1:])
-    for name in re.findall(r"contrib/\S+", block):
+    assert 2 * len(each) <= 8
+    for name in re.findall(r"contrib/\S+", "\n".join(once)):
         assert Path(name) in files()
 
 
