@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
@@ -15,7 +15,7 @@ NEEDS_ROOM = ("open", "write", "fsync", "link")  # what fails on a full disk; na
 WRITES = os.O_WRONLY | os.O_RDWR
 
 
-@contextmanager
+@contextlib.contextmanager
 def patched(react: Callable[[str, int, Callable[[], Any], tuple[Any, ...]], Any]) -> Iterator[None]:
     """Every changing call goes through `react(name, number, real, arguments)`; numbers begin with 1."""
     count = 0
@@ -40,8 +40,8 @@ def patched(react: Callable[[str, int, Callable[[], Any], tuple[Any, ...]], Any]
             patch.stop()
 
 
-def killed_at(step: int, action: Callable[[], object], *, after: bool) -> bool:
-    """Run `action` in a child that SIGKILL ends before or after its `step`-th change. False when it ended by itself.
+def killing(step: int, *, after: bool) -> Callable[[str, int, Callable[[], Any], tuple[Any, ...]], Any]:
+    """For `patched`: SIGKILL ends this process before or after its `step`-th change.
 
     A `write` that is killed "after" has written half.
     """
@@ -52,15 +52,21 @@ def killed_at(step: int, action: Callable[[], object], *, after: bool) -> bool:
         if after and name == "write":
             _raw_write(args[0], bytes(args[1])[: len(args[1]) // 2])
         elif after:
-            real()
+            with contextlib.suppress(OSError):  # a temporary name that is taken away when it is no more
+                real()
         os.kill(os.getpid(), signal.SIGKILL)
         raise AssertionError
 
+    return react
+
+
+def killed_at(step: int, action: Callable[[], object], *, after: bool) -> bool:
+    """Run `action` in a child with `killing`. False when it ended by itself."""
     child = os.fork()
     if child == 0:
         status = 3
         try:
-            with patched(react):
+            with patched(killing(step, after=after)):
                 action()
             status = 0
         finally:
