@@ -26,7 +26,7 @@ from tests.identity.making import identity, link_key
 
 HOUR = 3600
 DAY = 24 * HOUR
-PATIENCE = 10.0  # seconds that anything may take which is expected to happen; nothing ever waits for it to be over
+PATIENCE = 30.0  # seconds that anything may take which is expected to happen; nothing ever waits for it to be over
 
 # Short, so that a test of what happens when a time is over does not take that time.
 TIMES = 'linger = "20s"\nhold = "5s"\nkeepalive = "15s"\ndrain = "5s"\n'

@@ -190,7 +190,7 @@ def test_our_mta_that_does_not_read_its_replies(run_loop: RunLoop, tmp_path: Pat
 STRANGERS = 1000
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_thousand_strangers(run_loop: RunLoop, tmp_path: Path) -> None:
     """They hold what they may, the rest is closed at once; a peer whose carrier breaks now comes back all the same."""
 

@@ -187,7 +187,7 @@ def test_an_error_of_the_server_is_reported_in_its_words(run_loop: Run) -> None:
     run_loop(scene())
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 def test_leaving_the_post_office_breaks_sessions_that_hang(run_loop: Run) -> None:
     async def scene() -> None:
         with socket.create_server(("127.0.0.1", 0)) as mute:

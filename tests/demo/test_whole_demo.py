@@ -18,7 +18,7 @@ import pytest
 import hubtunnel.cli.demo
 from hubtunnel.cli import main
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(300)]
 
 COMMAND = [sys.executable, "-u", "-m", "hubtunnel", "demo"]
 CLAIMS = 9

@@ -124,7 +124,12 @@ class Postfix:
     def wait_until_ready(self) -> None:
         assert self._child is not None
         for address in (SUBMIT, INBOUND):
-            self._child.wait_for(partial(self.namespace.listens, *address), f"a listener on {address}")
+            self._child.wait_for(
+                partial(self.namespace.listens, *address),
+                f"a listener on {address}",
+                deadline=60.0,
+                detail=lambda: self.log,
+            )
 
     def stop(self) -> None:
         """Ends the master and its children by Postfix's own command: they are in a session of their own."""

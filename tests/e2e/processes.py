@@ -13,6 +13,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+PATIENCE = 60.0
+"""Seconds that anything may take which is expected to happen: machines are shared."""
+
 ENVIRONMENT = {**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
 """Of everything that is started: mail servers stand where an ordinary user's PATH does not lead."""
 
@@ -21,7 +24,7 @@ POLL = 0.02
 
 
 def wait_until(
-    fact: Callable[[], T], what: str, *, deadline: float = 20.0, detail: Callable[[], str] = lambda: ""
+    fact: Callable[[], T], what: str, *, deadline: float = PATIENCE, detail: Callable[[], str] = lambda: ""
 ) -> T:
     """Return the first true value of `fact`; raise AssertionError naming `what` after `deadline` seconds.
 
@@ -66,17 +69,22 @@ class Child:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
-    def wait_for(self, fact: Callable[[], T], what: str, *, deadline: float = 20.0) -> T:
-        """`wait_until`, ended early, with its output, when the process ends first."""
+    def wait_for(
+        self, fact: Callable[[], T], what: str, *, deadline: float = PATIENCE, detail: Callable[[], str] = lambda: ""
+    ) -> T:
+        """`wait_until`, ended early when the process ends first; a failure comes with its output and with `detail`."""
+
+        def explain() -> str:
+            return f"{self.log}\n{detail()}"
 
         def fact_or_death() -> T:
             if not self.running:
                 raise AssertionError(
-                    f"{self.name} ended with status {self._process.returncode} before: {what}\n{self.log}"
+                    f"{self.name} ended with status {self._process.returncode} before: {what}\n{explain()}"
                 )
             return fact()
 
-        return wait_until(fact_or_death, what, deadline=deadline, detail=lambda: self.log)
+        return wait_until(fact_or_death, what, deadline=deadline, detail=explain)
 
     def stop(self, deadline: float = 10.0) -> int:
         """SIGTERM, then SIGKILL for the group; the exit status (negative: the signal)."""

@@ -12,7 +12,7 @@ from tests.keys.long import SHORT, run
 
 @pytest.mark.e2e
 @pytest.mark.slow
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_every_change_of_keys_under_steady_mail(tmp_path: Path) -> None:
     report = asyncio.run(run(SHORT, tmp_path))
     assert report["failures"] == []
