@@ -8,6 +8,7 @@ from typing import Any
 
 from hubtunnel.cli.common import DONE, add_json, print_json
 from hubtunnel.config import load
+from hubtunnel.errors import UsageError
 
 
 def register(commands: Any) -> None:
@@ -31,6 +32,13 @@ def register(commands: Any) -> None:
             metavar="PEER",
             help="all mail for elsewhere goes to this peer: a branch office's head office",
         )
+        server.add_argument(
+            "--local-domain",
+            metavar="DOMAIN",
+            action="append",
+            default=[],
+            help="a domain of this hub's own, for OpenSMTPD, whose rules have to name those it does not call local",
+        )
         add_json(server)
         server.set_defaults(run=_mta)
 
@@ -38,7 +46,11 @@ def register(commands: Any) -> None:
 def _mta(args: argparse.Namespace) -> int:
     from hubtunnel.mta import make_plan, recipe
 
-    made = recipe(args.mta, make_plan(load(args.config), smarthost=args.smarthost))
+    try:
+        plan = make_plan(load(args.config), smarthost=args.smarthost, local_domains=args.local_domain)
+    except ValueError as exc:
+        raise UsageError(f"--local-domain: {exc}") from None
+    made = recipe(args.mta, plan)
     if args.write is not None:
         written = made.write(Path(args.write))
         if args.json:

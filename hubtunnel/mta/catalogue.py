@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hubtunnel.mta import exim, postfix
+from hubtunnel.mta import courier, exim, opensmtpd, postfix, qmail, sendmail
 from hubtunnel.mta.plan import Plan
 from hubtunnel.mta.recipe import Recipe
 
 _RECIPES: dict[str, Callable[[Plan], Recipe]] = {
     "postfix": postfix.recipe,
     "exim": exim.recipe,
+    "sendmail": sendmail.recipe,
+    "opensmtpd": opensmtpd.recipe,
+    "courier": courier.recipe,
+    "qmail": qmail.recipe,
 }
 NAMES = tuple(_RECIPES)
 

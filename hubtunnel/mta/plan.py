@@ -8,9 +8,11 @@ program's configuration.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hubtunnel.config import Config, Deliver, Peer
+from hubtunnel.config.values import HostName
 from hubtunnel.errors import UsageError
 
 _HARMLESS = re.compile(r"[A-Za-z0-9._:-]+", re.ASCII)
@@ -56,6 +58,7 @@ class Plan:
     inlets: tuple[Inlet, ...]
     left_out: tuple[str, ...]
     smarthost: Route | None = None
+    local_domains: tuple[str, ...] = ()
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -63,8 +66,10 @@ class Plan:
         return tuple(sorted(domain for route in self.routes for domain in route.domains))
 
 
-def make_plan(config: Config, *, smarthost: str | None = None) -> Plan:
+def make_plan(config: Config, *, smarthost: str | None = None, local_domains: Sequence[str] = ()) -> Plan:
     """The plan for a hub; `smarthost` is the peer that takes all mail for elsewhere (a branch office's head office).
+
+    `local_domains` are the hub's own, for mail servers whose rules have to name them.
 
     Raises `UsageError` when the configuration cannot be turned into one.
     """
@@ -81,6 +86,7 @@ def make_plan(config: Config, *, smarthost: str | None = None) -> Plan:
         inlets=_inlets(config),
         left_out=tuple(left_out),
         smarthost=_smarthost(config, smarthost),
+        local_domains=tuple(quotable(HostName.read(domain)) for domain in local_domains),
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import quopri
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -50,10 +52,22 @@ def without_trace(message: bytes) -> tuple[str, str]:
         while rest[end : end + 1] in (b" ", b"\t"):
             end = rest.index(b"\n", end) + 1
         rest = rest[end:]
+    rest = _as_it_was(rest)
     name = ""
     if rest.startswith(_NAME):
         name = rest[len(_NAME) : rest.index(b"\n")].decode()
     return name, hashlib.sha256(rest).hexdigest()
+
+
+def _as_it_was(message: bytes) -> bytes:
+    """sendmail's stock local delivery decodes quoted-printable, ends the last line twice and says what it did: encoded
+    again, it must be the letter."""
+    said = re.search(rb"^X-MIME-Autoconverted: from quoted-printable to 8bit by .*\n", message, re.MULTILINE)
+    if said is None:
+        return message
+    headers, _, body = message.replace(said[0], b"", 1).partition(b"\n\n")
+    headers = headers.replace(b"Content-Transfer-Encoding: 8bit", b"Content-Transfer-Encoding: quoted-printable")
+    return headers + b"\n\n" + quopri.encodestring(body.removesuffix(b"\n"))
 
 
 def expected(those: Iterable[Letter]) -> Counter[tuple[str, str]]:

@@ -25,6 +25,9 @@ postfix postfix/mailname string DOMAIN"""
 # Where the package was there before the layer, its configuration may be somebody's; this makes the stock one.
 _POSTFIX_STOCK = "rm -f /etc/postfix/main.cf; dpkg-reconfigure -f noninteractive postfix"
 
+# What sendmail delivers with locks a mailbox for seconds at a time; this is the user's own choice of a folder.
+_PROCMAIL = f"printf 'DEFAULT=$HOME/Maildir/\\n' >/etc/skel/.procmailrc # of {USER}, who is made next"
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -102,6 +105,9 @@ OPENSMTPD = Server(
     layer=Layer("opensmtpd", ("opensmtpd",)),
     start="smtpd",
     stop="pkill -o smtpd",
+    listen_everywhere="sed -i 's/^listen on localhost/listen on 0.0.0.0/; s/^match for local/match from any for local/'"
+    " /etc/smtpd.conf; pkill -o -x smtpd;"
+    " while pgrep -x smtpd >&2; do sleep 0.1; done; smtpd",
     queue="smtpctl show queue",
     flush="smtpctl schedule all",
     mailbox=f"/home/{USER}/Maildir",
@@ -109,23 +115,30 @@ OPENSMTPD = Server(
 SENDMAIL = Server(
     name="sendmail",
     recipe="sendmail",
-    layer=Layer("sendmail", ("sendmail",)),
-    start="mkdir -p /run/sendmail/mta && sendmail-mta -Am -L sm-mta -bd -q10m",
+    layer=Layer("sendmail", ("sendmail",), afterwards=_PROCMAIL),
+    start="mkdir -p /run/sendmail/mta && /usr/sbin/sendmail-mta -Am -L sm-mta -bd -q10m",
     stop="kill $(head -n 1 /run/sendmail/mta/sendmail.pid)",
     queue="mailq -Am",
     flush="sendmail-mta -Am -q",
-    mailbox=f"/var/mail/{USER}",
+    mailbox=f"/home/{USER}/Maildir",
     proxy="none",
     source="127.0.0.25",
+    listen_everywhere="sed -i 's/Name=MTA-v4, Port=smtp, Addr=127.0.0.1/Name=MTA-v4, Port=smtp/' /etc/mail/sendmail.mc"
+    " && m4 /etc/mail/sendmail.mc >/etc/mail/sendmail.cf && kill -HUP $(head -n 1 /run/sendmail/mta/sendmail.pid)",
     empty="is empty",
 )
 COURIER = Server(
     name="courier",
     recipe="courier",
-    layer=Layer("courier", ("courier-mta",)),
+    layer=Layer(
+        "courier",
+        ("courier-mta",),
+        afterwards="mkdir -p " + " ".join(f"/etc/skel/Maildir/{each}" for each in ("cur", "new", "tmp")),
+    ),
     start="authdaemond start; courierfilter start; courier start; esmtpd start",
     stop="esmtpd stop; courier stop; courierfilter stop",
     queue="mailq",
+    empty="   0 messages.",
     flush="courier flush",
     mailbox=f"/home/{USER}/Maildir",
     proxy="none",
@@ -134,5 +147,5 @@ COURIER = Server(
     make_aliases="makealiases",
 )
 
-ALL = (POSTFIX, EXIM_HEAVY, EXIM_LIGHT)
+ALL = (POSTFIX, EXIM_HEAVY, EXIM_LIGHT, OPENSMTPD, SENDMAIL, COURIER)
 """In the order of the ring in which each is sender to the next."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +18,8 @@ from hubtunnel.mta import NAMES, File, Recipe, make_plan, recipe
 from hubtunnel.mta.plan import quotable
 
 INLET = Deliver(address=Address("127.0.0.1", 26), source=IpAddress("127.0.0.25"))
+BLIND = ("sendmail", "courier", "qmail")
+"""Those that take no PROXY header."""
 
 
 def _peer(number: int, **fields: object) -> Peer:
@@ -34,7 +39,18 @@ def _hub(*peers: Peer, deliver: Deliver = INLET) -> Config:
 
 
 def _text(mta: str, config: Config, smarthost: str | None = None) -> str:
-    return recipe(mta, make_plan(config, smarthost=smarthost)).text()
+    return _recipe(mta, config, smarthost).text()
+
+
+def _recipe(mta: str, config: Config, smarthost: str | None = None) -> Recipe:
+    if mta in BLIND:
+        peers = tuple(msgspec.structs.replace(p, deliver=_blind(p.deliver)) for p in config.peers)
+        config = msgspec.structs.replace(config, deliver=_blind(config.deliver), peers=peers)
+    return recipe(mta, make_plan(config, smarthost=smarthost))
+
+
+def _blind(deliver: Deliver) -> Deliver:
+    return msgspec.structs.replace(deliver, proxy_protocol="none")
 
 
 @pytest.mark.parametrize("mta", NAMES)
@@ -68,6 +84,30 @@ def test_peers_that_differ_at_one_listener_are_refused() -> None:
     other = Deliver(address=INLET.address, source=INLET.source, proxy_protocol="v1")
     with pytest.raises(UsageError, match="proxy_protocol or source"):
         make_plan(_hub(_peer(2), _peer(3, deliver=other)))
+
+
+@pytest.mark.parametrize("mta", BLIND)
+def test_proxy_where_none_is_spoken_is_refused(mta: str) -> None:
+    """It would be read as commands, and mail would bounce."""
+    with pytest.raises(UsageError, match="proxy_protocol"):
+        recipe(mta, make_plan(_hub(_peer(2))))
+
+
+@pytest.mark.parametrize("mta", ["exim", "sendmail", "courier"])
+def test_the_address_that_may_relay_is_refused_as_a_source(mta: str) -> None:
+    for source in (None, IpAddress("127.0.0.1")):
+        deliver = Deliver(address=INLET.address, source=source, proxy_protocol="none")
+        with pytest.raises(UsageError, match="source"):
+            recipe(mta, make_plan(_hub(_peer(2, deliver=deliver), deliver=deliver)))
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="needs shellcheck: apt-get install shellcheck")
+@pytest.mark.parametrize("mta", NAMES)
+def test_the_steps_are_sound_shell(mta: str, tmp_path: Path) -> None:
+    made = _recipe(mta, _hub(_peer(2), _peer(3)), "mx2.b.example")
+    scripts = [path for path in made.write(tmp_path) if path.read_text().startswith("#!/bin/sh")]
+    found = subprocess.run(["shellcheck", "--severity=warning", *scripts], capture_output=True, text=True, check=False)
+    assert found.stdout == ""
 
 
 def test_an_own_listener_tells_a_peer() -> None:
@@ -106,7 +146,7 @@ def test_not_through_a_symbolic_link_either(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mta", NAMES)
 def test_written_files_are_those_printed(mta: str, tmp_path: Path) -> None:
-    made = recipe(mta, make_plan(_hub(_peer(2))))
+    made = _recipe(mta, _hub(_peer(2)))
     written = made.write(tmp_path / "out")
     assert {path.name: path.read_text() for path in written} == {file.name: file.text for file in made.every_file()}
     assert (tmp_path / "out" / "steps.sh").stat().st_mode & 0o111
