@@ -25,7 +25,20 @@ from hubtunnel.identity.card import SignedCard
 from hubtunnel.identity.state import State
 from tests.conftest import RunLoop
 from tests.daemon.hubs import DAY, Mta, Place, connected, endpoint_of, link, mail_port, name_of, read_exactly, until, up
-from tests.daemon.living import Clock, accepted, acknowledged, advance, ask, living, serial, settled, trail, two
+from tests.daemon.living import (
+    Clock,
+    accepted,
+    acknowledged,
+    advance,
+    ask,
+    keys_in_use,
+    living,
+    serial,
+    settled,
+    trail,
+    two,
+)
+from tests.identity import making
 
 Heard = list[tuple[str, dict[str, Any]]]
 
@@ -148,6 +161,40 @@ def test_copy_that_is_behind_has_its_cards_back_before_it_signs(
     whats = [entry.what for entry in trail(Place(tmp_path / "b", "b"))]
     assert whats.index("own card taken back") < whats.index("rotated")
     assert "card refused" not in [entry.what for entry in trail(Place(tmp_path / "a", "a"))]
+
+
+# --- another hub's link key in a card ---------------------------------------------------------------------------
+
+
+def test_another_hubs_link_key_in_a_pinned_card_is_met_with_silence(
+    run_loop: RunLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """b, whom a has pinned, lists c's key as its own and names c's address: c, who knows a, gives no answer to that."""
+    monkeypatch.setattr(dialler, "HANDSHAKE_TIMEOUT", 1.0)
+
+    async def scenario() -> None:
+        async with Mta() as mta:
+            a, c = settled(tmp_path, "a"), settled(tmp_path, "c")
+            c.add_peer(a, deliver=mta.address)
+            foreign = c.card.card.link_keys[0]
+            lying = SignedCard.sign(making.card("b", issued=c.begin, link_keys=(foreign,)), making.identity("b"))
+            async with living(c) as hub_c:
+                file = a.add_peer("b", card=lying, endpoints=[endpoint_of(hub_c)], deliver=mta.address)
+                async with living(a) as hub_a:
+                    await until(lambda: last_error(hub_a, "b")["code"] == "silent")
+                    assert hub_c.services.knocks.total["unknown_hint"] >= 1
+                    assert not link(hub_c, "a").core.sessions
+                    assert not link(hub_c, "a").wire_out
+
+                    # The control: with c under its own name and key the same hubs have a session at once.
+                    for path in (file, file.with_suffix(".card")):
+                        path.unlink()
+                    a.add_peer(c, endpoints=[endpoint_of(hub_c)], deliver=mta.address)
+                    await hub_a.reload()
+                    await up(hub_a, "c")
+                    assert keys_in_use(hub_a, "c")[1] == foreign.id
+
+    run_loop(scenario())
 
 
 # --- a disk that is full ----------------------------------------------------------------------------------------
