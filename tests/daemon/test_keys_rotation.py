@@ -6,7 +6,10 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
+
 from hubtunnel.identity import acknowledged as records
+from hubtunnel.identity import credentials, keyfiles
 from hubtunnel.identity.armour import armour_all
 from hubtunnel.identity.state import State
 from tests.conftest import RunLoop
@@ -24,6 +27,7 @@ from tests.daemon.living import (
     trail,
     two,
 )
+from tests.identity.making import identity
 
 
 def test_rotation_under_a_stream(run_loop: RunLoop, tmp_path: Path) -> None:
@@ -87,6 +91,29 @@ def test_rotates_by_itself_when_due(run_loop: RunLoop, tmp_path: Path) -> None:
     run_loop(scenario())
     (entry,) = [entry for entry in trail(Place(tmp_path / "a", "a")) if entry.what == "rotated"]
     assert "by itself" in entry.user
+
+
+def test_rotates_by_itself_with_the_passphrase_that_systemd_gave(
+    run_loop: RunLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control, without it, is `test_locked_identity_is_left_alone`."""
+    monkeypatch.setattr(keyfiles, "OPSLIMIT", 1)
+    monkeypatch.setattr(keyfiles, "MEMLIMIT", keyfiles.MEMLIMIT_MIN)
+    monkeypatch.setenv(credentials.FOLDER, str(tmp_path))
+    given = tmp_path / credentials.IDENTITY_PASSPHRASE
+    given.touch(0o600)
+    given.write_text("secret\n")
+
+    async def scenario() -> None:
+        now = int(time.time())
+        a = Place(tmp_path / "a", "a", begin=now - 170 * DAY, end=now + 6 * DAY).make()
+        with State.open(a.folder / "state", write=True) as state:
+            keyfiles.write_identity(state.identity_path, identity("a"), b"secret", replace=True)
+        async with living(a) as hub_a:
+            await until(lambda: serial(hub_a) == 2)
+            assert keyfiles.is_locked(a.folder / "state" / "identity.key")
+
+    run_loop(scenario())
 
 
 def test_peer_that_was_away_learns_the_chain_that_it_missed(run_loop: RunLoop, tmp_path: Path) -> None:
@@ -160,6 +187,10 @@ def test_windows_that_no_longer_overlap(run_loop: RunLoop, tmp_path: Path) -> No
                     await until(lambda: dialler.failure is not None)
                     assert dialler.failure is not None
                     assert "peer update" in dialler.failure.text
+                    # And on the other side, in `status` and in the log:
+                    said = "mx.a.example knows our card 1 only, and the last link key of it ends now"
+                    await until(lambda: any(said in warning for warning in hub_b.keeper.warnings))
+                    assert "`hubtunnel peer update`" in hub_b.keeper.warnings[-1]
                     path = a.folder / "peers.d" / "mx.b.example.card"
                     path.write_text(armour_all(hub_b.keys.cards))
                     await hub_a.reload()

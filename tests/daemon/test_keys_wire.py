@@ -124,6 +124,13 @@ def test_forked_chain_announced_in_a_session(run_loop: RunLoop, tmp_path: Path, 
             assert "two copies of the identity key sign" in last_error(hubs.b, "a")["text"]
             assert hubs.a.keys.peers[0].cards.latest == held
 
+            # The two admins have talked, and it is the card of b's daemon that is the true one.
+            pin, card = hubs.b.keys.card.card.idfp, armour(hubs.b.keys.card)
+            await ask(hubs.a, "repin", peer=name_of("b"), pin=pin, card=card)
+            await until(lambda: accepted(hubs.a, "b") == acknowledged(hubs.b, "a") == 2)
+            await ask(hubs.b, "rotate")
+            await until(lambda: accepted(hubs.a, "b") == acknowledged(hubs.b, "a") == 3)
+
     run_loop(scenario())
     refused = [entry.details for entry in trail(Place(tmp_path / "a", "a")) if entry.what == "card refused"]
     assert [details["code"] for details in refused] == ["card_fork"]

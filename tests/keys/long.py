@@ -16,7 +16,7 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,7 +171,7 @@ async def run(form: Form, folder: Path) -> dict[str, Any]:
         await stage.step("a revocation", lambda: revoke(far, near))
         seconds = time.monotonic() - began
         sessions = [(await hub.glance())["session"] for hub in stage.hubs]
-        listed = [json.loads(await hub.command("key", "list", "--json"))["in_use"] for hub in stage.hubs]
+        listed = [json.loads(await hub.command("key", "list", "--json")) for hub in stage.hubs]
     verdict = Verdict()
     verdict.add(stage.sinks[1].compare(stage.senders[0].accepted))
     verdict.add(stage.sinks[0].compare(stage.senders[1].accepted))
@@ -193,16 +193,37 @@ async def run(form: Form, folder: Path) -> dict[str, Any]:
         "failures": failures[:10],
         "slowest_message_s": round(max(sender.slowest for sender in stage.senders), 2),
         "session_resumed": [session["resumed"] for session in sessions],
-        "in_use": listed,
+        "in_use": [facts["in_use"] for facts in listed],
+        "key_list": [_key_list(facts) for facts in listed],
         "steps": stage.steps,
-        "on_trail": [_counts(trail) for trail in trails],
+        "on_trail": [_counts(line["what"] for line in trail) for trail in trails],
+        "in_log": [_counts(_logged(hub)) for hub in stage.hubs],
     }
 
 
-def _counts(trail: list[dict[str, Any]]) -> dict[str, int]:
+def _key_list(facts: dict[str, Any]) -> dict[str, Any]:
+    """How many link keys are in which state, and whether the peer has acknowledged the newest card."""
+    return {
+        "card": facts["card"],
+        "acknowledged": [peer["acknowledged"] for peer in facts["peers"]],
+        "keys": _counts(key["state"] for key in facts["keys"]),
+    }
+
+
+def _logged(hub: Hub) -> Iterator[str]:
+    """What a hub's log says of keys and cards."""
+    for line in hub.log.read_text().splitlines():
+        event, *fields = line.split()[2:]
+        if event == "keys_changed":
+            yield next(field for field in fields if field.startswith("operation="))
+        elif event in ("card_accepted", "card_acknowledged", "key_deleted", "alarm"):
+            yield event
+
+
+def _counts(words: Iterable[str]) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for line in trail:
-        counts[line["what"]] = counts.get(line["what"], 0) + 1
+    for word in words:
+        counts[word] = counts.get(word, 0) + 1
     return counts
 
 

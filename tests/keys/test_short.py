@@ -23,3 +23,12 @@ def test_every_change_of_keys_under_steady_mail(tmp_path: Path) -> None:
     near, far = report["on_trail"]
     assert near["rotated"] + far["rotated"] >= SHORT.rotations
     assert near["issued"] == far["identity rotated"] == far["revoked"] == 1
+    for seen in report["key_list"]:
+        assert seen["acknowledged"] == [seen["card"]]
+    assert report["key_list"][1]["keys"]["revoked"] == 1
+    near, far = report["in_log"]
+    assert (
+        near["operation=rotate"] + far["operation=rotate"] >= SHORT.rotations + 2
+    )  # the identity, before the revocation
+    assert near["operation=issue"] == far["operation=revoke"] == 1
+    assert "alarm" not in near.keys() | far.keys()
