@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from hubtunnel.daemon import contexts
 from hubtunnel.daemon.carrier import AcceptedConnection
 from hubtunnel.daemon.link import PeerLink
 from hubtunnel.daemon.listeners import CarrierListener
 from hubtunnel.daemon.logs import event, log
+from hubtunnel.daemon.pool import Key
 from hubtunnel.daemon.services import Services
 from hubtunnel.daemon.strangers import PinBucket, Slot, deadline_of
 from hubtunnel.protocol.handshake import Established, Responder
@@ -29,7 +30,7 @@ class Gate:
         self._contexts: tuple[PairContext, ...] = ()
         self._table = HintTable((), services.unix_time())
         self._buckets: dict[object, PinBucket] = {}
-        self._listeners: dict[object, CarrierListener] = {}
+        self._listeners: dict[Key, CarrierListener] = {}
         self._pending: dict[AcceptedConnection, Slot] = {}
         self._tasks: set[asyncio.Task[object]] = set()
 
@@ -52,7 +53,7 @@ class Gate:
 
     # --- listeners ------------------------------------------------------------------------------------------
 
-    def listen(self, socks: dict[object, socket.socket]) -> None:
+    def listen(self, socks: Mapping[Key, socket.socket]) -> None:
         """Listen on exactly these sockets, by key; those whose key is there already go on untouched."""
         for key in [k for k in self._listeners if k not in socks]:
             self._listeners.pop(key).close()

@@ -9,17 +9,18 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hubtunnel.config import Config, load
-from hubtunnel.daemon import contexts, logs
+from hubtunnel.daemon import activation, contexts, logs
 from hubtunnel.daemon.carddesk import CardDesk
 from hubtunnel.daemon.control import Answer, ControlServer
 from hubtunnel.daemon.gate import Gate
 from hubtunnel.daemon.hooks import Hooks
 from hubtunnel.daemon.keeper import KeyKeeper
 from hubtunnel.daemon.link import PeerLink
+from hubtunnel.daemon.listening import Listening
 from hubtunnel.daemon.logs import event, log
 from hubtunnel.daemon.notify import Notifier
 from hubtunnel.daemon.operations import OperationRunner
-from hubtunnel.daemon.pool import Key, SocketPool, key_of
+from hubtunnel.daemon.pool import Key
 from hubtunnel.daemon.services import Services
 from hubtunnel.daemon.status import hub_status
 from hubtunnel.daemon.strangers import Admission
@@ -32,6 +33,7 @@ from hubtunnel.protocol.link import Budget
 from hubtunnel.protocol.pair import PairContext, hour_of
 
 TICK_LEAST = 0.05  # seconds between two looks at key windows
+ACCEPT_TURNS = 3  # turns of the loop that an accepted connection takes at most to become a stream
 CLOSE_WAIT = 1.0  # seconds for the last records and the peers' answers once everything was closed
 
 _Contexts = dict[str, tuple[PairContext, ...]]
@@ -76,7 +78,7 @@ class Hub:
         )
         self.keeper = KeyKeeper(self, state)
         self.gate = Gate(self.services, self._link_of)
-        self._pool = SocketPool()
+        self.listening = Listening(loop, self.services.throttle, activation.take())
         self._stop_asked = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._drained = asyncio.Event()
@@ -123,13 +125,14 @@ class Hub:
     async def start(self) -> None:
         """Everything up to READY."""
         made = await self._make_contexts(self.config, self.keys)
-        wanted = _listens(self.config)
-        self._pool.bind_missing(wanted)
+        self.listening.bind(self.config)
         await self._control.start()
         self._log_notices(self.keys)
+        mail = self.listening.mail_sockets(self.config, made)
         for peer in self.keys.peers:
-            await self._add_link(self.config, self.keys, peer.name, made[peer.name])
-        self._apply_gate(self.config, made)
+            await self._add_link(self.config, self.keys, peer.name, made[peer.name], mail.pop(peer.name, None))
+        self._apply_gate(self.listening.carrier_sockets(self.config), made)
+        self.listening.settle(self.config)
         self._ticker = self._loop.create_task(self._tick())
         self.keeper.start()
         event(
@@ -152,11 +155,14 @@ class Hub:
     async def drain(self) -> None:
         """GOAWAY to everybody, then wait for the streams that run, up to `drain`."""
         patience = self.config.session.drain
-        self.services.draining = True
         self._notifier.stopping(patience)
         event(log.info, "draining", streams=self._open_streams(), seconds=patience)
-        wanted = {key: "" for key in _listens(self.config) if key in _carrier_keys(self.config)}
-        self._pool.keep_only(wanted)
+        for link in self.links.values():
+            link.local.stop_listening()
+        self.listening.drain(self.config)
+        for _ in range(ACCEPT_TURNS):
+            await asyncio.sleep(0)  # connections that were accepted a moment ago become streams, while they still can
+        self.services.draining = True
         for link in self.links.values():
             link.drain(Code.RESTART)
         await self.until(lambda: self._stop_now.is_set() or all(link.drained for link in self.links.values()), patience)
@@ -179,7 +185,7 @@ class Hub:
         await self.desk.close()
         # Before the goodbyes: a peer that dials at once on hearing one is refused, and not met with silence.
         self.gate.listen({})
-        self._pool.close()
+        self.listening.close()
         for link in self.links.values():
             await link.close(Code.RESTART)
         await self.until(lambda: not any(link.connections for link in self.links.values()), CLOSE_WAIT)
@@ -227,14 +233,26 @@ class Hub:
         if all(signed.card.idfp != self.keys.idfp for signed in keys.cards):
             raise ConfigError([f"{config.state}: holds another identity than this daemon was started with: restart it"])
         made = await self._make_contexts(config, keys)
-        self._pool.bind_missing(_listens(config))
+        self.listening.bind(config)
+        stay = _staying(self.keys, keys)
+        listened = {peer.name: peer.listen for peer in self.config.peers if peer.name in stay}
+        moved = [peer.name for peer in config.peers if peer.name not in stay or peer.listen != listened[peer.name]]
+        try:  # whatever can fail comes before anything that runs is touched
+            carriers = self.listening.carrier_sockets(config)
+            mail = self.listening.mail_sockets(config, moved)
+        except ConfigError:
+            self.listening.settle(self.config)
+            raise
         before, self.config, self.keys = self.keys, config, keys
-        changes = await self._take_over(before, config, keys, made)
-        self._pool.keep_only(_listens(config))
+        changes = await self._take_over(before, config, keys, made, mail)
+        self._apply_gate(carriers, made)
+        self.listening.settle(config)
         event(log.info, "reloaded", **{kind: len(names) for kind, names in changes.items()})
         return changes
 
-    async def _take_over(self, before: HubKeys, config: Config, keys: HubKeys, made: _Contexts) -> dict[str, list[str]]:
+    async def _take_over(
+        self, before: HubKeys, config: Config, keys: HubKeys, made: _Contexts, mail: dict[str, socket.socket]
+    ) -> dict[str, list[str]]:
         self._log_notices(keys)
         logs.configure(config.log.format, config.log.level)
         self.services.budget.limit = config.limits.memory
@@ -242,8 +260,7 @@ class Hub:
         self._hooks.configure(config.hooks.on_up, config.hooks.on_down)
         old = {peer.name: peer for peer in before.peers}
         new = {peer.name: peer for peer in keys.peers}
-        # Another pin under the same name is another peer, and one that was pinned anew as if it were.
-        stay = {name for name in old.keys() & new.keys() if _same_pin(old[name], new[name])}
+        stay = _staying(before, keys)
         removed, added = sorted(old.keys() - stay), sorted(new.keys() - stay)
         for name in removed:
             link = self.links.pop(name)
@@ -253,13 +270,12 @@ class Hub:
         for name in sorted(stay):
             link = self.links[name]
             if new[name].config.listen != old[name].config.listen:
-                await link.local.listen(self._local_socket(config, name))
+                await link.local.listen(mail.pop(name, None))
             link.reconfigure(keys, new[name], config.session, config.limits.streams_per_peer, made[name])
             if new[name] != old[name]:
                 changed.append(name)
         for name in added:
-            await self._add_link(config, keys, name, made[name])
-        self._apply_gate(config, made)
+            await self._add_link(config, keys, name, made[name], mail.pop(name, None))
         targets = [link.local.target for link in self.links.values()]
         self.services.mta.reloaded(target.listener for target in targets if target.probed)
         self.desk.told.difference_update(removed)
@@ -312,23 +328,19 @@ class Hub:
             lambda: {peer.name: contexts.make_contexts(keys, peer, now) for peer in keys.peers}
         )
 
-    async def _add_link(self, config: Config, keys: HubKeys, name: str, made: tuple[PairContext, ...]) -> None:
+    async def _add_link(
+        self, config: Config, keys: HubKeys, name: str, made: tuple[PairContext, ...], sock: socket.socket | None
+    ) -> None:
         peer = keys.peer(name)
         assert peer is not None
         link = PeerLink(self.services, keys, peer, config.session, config.limits.streams_per_peer, made)
         self.links[name] = link
         link.note_addresses([str(e.ip) for e in peer.config.endpoints if e.ip is not None])
-        await link.start(self._local_socket(config, name))
+        await link.start(sock)
 
-    def _local_socket(self, config: Config, name: str) -> socket.socket | None:
-        peer = config.peer(name)
-        if peer is None or peer.listen is None:
-            return None
-        return self._pool.take(key_of(peer.listen, name))
-
-    def _apply_gate(self, config: Config, made: _Contexts) -> None:
+    def _apply_gate(self, carriers: dict[Key, socket.socket], made: _Contexts) -> None:
         self.gate.set_contexts(context for pairs in made.values() for context in pairs)
-        self.gate.listen({key: self._pool.take(key) for key in _carrier_keys(config)})
+        self.gate.listen(carriers)
 
     def _link_of(self, peer: object) -> PeerLink | None:
         return self.links.get(str(peer))
@@ -409,21 +421,14 @@ class Hub:
         return link
 
 
+def _staying(before: HubKeys, after: HubKeys) -> set[str]:
+    """Peers that go on. Another pin under the same name is another peer, and one that was pinned anew as if it were."""
+    old = {peer.name: peer for peer in before.peers}
+    return {peer.name for peer in after.peers if peer.name in old and _same_pin(old[peer.name], peer)}
+
+
 def _same_pin(old: PeerKeys, new: PeerKeys) -> bool:
     return old.config.pin == new.config.pin and old.cards.first.data == new.cards.first.data
-
-
-def _carrier_keys(config: Config) -> list[Key]:
-    return [key_of(address, "") for address in config.listen]
-
-
-def _listens(config: Config) -> dict[Key, str]:
-    """All listening addresses with what to name in an error."""
-    wanted = {key_of(address, ""): f"{config.path}: listen" for address in config.listen}
-    for peer in config.peers:
-        if peer.listen is not None:
-            wanted[key_of(peer.listen, peer.name)] = f"{peer.path}: listen"
-    return wanted
 
 
 def _needs_restart(before: Config, after: Config) -> list[str]:

@@ -84,10 +84,14 @@ class LocalSide:
         name = self._server.sockets[0].getsockname()
         return name[0], name[1]
 
-    def drain(self) -> None:
-        """Accept nothing more; who waits is told."""
+    def stop_listening(self) -> None:
+        """Accept nothing more."""
         if self._server is not None:
             self._server.close()
+
+    def drain(self) -> None:
+        """Accept nothing more; who waits is told."""
+        self.stop_listening()
         for relay in tuple(self._waiting):
             self._refuse(relay, STOPPING)
 

@@ -93,6 +93,14 @@ def listen(host: str, port: int, what: str) -> socket.socket:
     return sock
 
 
+def duplicate(sock: socket.socket, what: str) -> socket.socket:
+    """A duplicate of a listening socket. Raises `ListenError`."""
+    try:
+        return sock.dup()
+    except OSError as exc:
+        raise ListenError(f"{what}: {os.strerror(exc.errno or 0)}; raise LimitNOFILE= of the service") from exc
+
+
 def _cure(exc: OSError, port: int) -> str:
     text = os.strerror(exc.errno) if exc.errno else str(exc)
     if exc.errno == errno.EACCES and port < 1024:

@@ -34,6 +34,16 @@ def test_unit_has_no_mistakes(unit: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_sockets_have_no_mistakes(unit: Path) -> None:
+    text = (UNITS / "hubtunnel.socket").read_text()
+    path = unit.with_suffix(".socket")
+    path.write_text(text.replace("#ListenStream=", "ListenStream="))  # as it is with a peer
+    done = analyze("verify", "--man=no", str(path), str(unit))
+    assert (done.returncode, done.stderr) == (0, "")
+    path.write_text(text.replace("Backlog=", "Backlogg="))  # the control
+    assert "Backlogg" in analyze("verify", "--man=no", str(path), str(unit)).stderr
+
+
 def test_mistakes_would_be_found(unit: Path) -> None:
     """The control of the test above."""
     unit.write_text(unit.read_text().replace("ProtectClock=yes", "ProtectClok=yes"))
