@@ -55,7 +55,6 @@ def _run(args: argparse.Namespace) -> int:
 
     config = load(args.config)
     logs.configure(config.log.format, config.log.level)
-    logs.lighten()
     _limit_process()
     with State.open(config.state, write=True) as state:
         keys = load_hub(config, state, allow_published=args.allow_published_keys)

@@ -32,6 +32,14 @@ class Target:
     probed: bool = True  # whether mail waits until the listener has passed a probe
 
     @property
+    def loopback(self) -> bool:
+        """Whether it is surely this host."""
+        try:
+            return proxy.plain_ip(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
     def listener(self) -> MtaListener:
         """What peers may share of it."""
         return MtaListener(self.host, self.port, self.proxy_protocol, self.source)
@@ -97,7 +105,8 @@ class DeliveredRelay(Relay):
                 if watch is not None:
                     watch.unreachable(reasons.system_text(exc))
         else:
-            sockets.tune_local(self.transport)
+            if not target.loopback:
+                sockets.tune_local(self.transport)
 
     def _fail(self, text: str, code: Code) -> None:
         self._task = None
@@ -107,7 +116,7 @@ class DeliveredRelay(Relay):
     @property
     def connecting(self) -> bool:
         """Whether the local MTA has not taken the connection yet."""
-        return self.transport is None
+        return self.transport is None and not self._over
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Header first, then what waited, in one write."""
@@ -132,7 +141,7 @@ class DeliveredRelay(Relay):
 
     def stream_data(self, data: bytes) -> None:
         """As ever, but for what comes before the MTA took the connection."""
-        if self.transport is None:
+        if self.connecting:
             self._waiting.append(data)
             self.bytes_from_peer += len(data)
         else:

@@ -15,22 +15,45 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Protocol, TextIO
+from typing import Protocol, TextIO
 
 log = logging.getLogger("hubtunnel")
 
 _PLAIN = re.compile(r"[A-Za-z0-9._:/\[\]@+%,-]+")
 _VALUE_MAX = 500
+_LEVEL_NAMES = {level: logging.getLevelName(level).lower() for level in (10, 20, 30, 40, 50)}
+_LEVELS = {name: level for level, name in _LEVEL_NAMES.items()}
 _SYSLOG_LEVEL = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 
 
 class _LogMethod(Protocol):
-    def __call__(self, msg: object, *, extra: dict[str, Any]) -> None: ...
+    __name__: str
+
+    def __call__(self, msg: object) -> None: ...
 
 
 def event(method: _LogMethod, name: str, **fields: object) -> None:
     """Log one event; `method` is a bound method of `log` such as ``log.info``."""
-    method(name, extra={"fields": {k: v for k, v in fields.items() if v is not None}})
+    level = _LEVELS[method.__name__]
+    if log.isEnabledFor(level):
+        log.handle(_Event(level, name, fields))
+
+
+# What a formatter that is not ours may ask a record for.
+_BLANK = vars(logging.LogRecord("", logging.INFO, "", 0, "", None, None))
+
+
+class _Event(logging.LogRecord):
+    """What our lines show and nothing else: thread, process and place in the source would cost more than the line."""
+
+    def __init__(self, level: int, name: str, fields: dict[str, object]) -> None:
+        self.__dict__.update(_BLANK)
+        self.name = log.name
+        self.levelno = level
+        self.levelname = logging.getLevelName(level)
+        self.msg = name
+        self.created = time.time()
+        self.fields = fields
 
 
 def rfc3339(unix_time: float) -> str:
@@ -45,12 +68,17 @@ def _to_the_second(unix_time: int) -> str:
 
 
 def _plain(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
+    kind = type(value)
+    if kind is int:
+        return str(value)
+    if kind is float:
         return f"{value:.3f}".rstrip("0").rstrip(".")
-    text = str(value)[:_VALUE_MAX]
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+    if kind is bool:
+        return "yes" if value else "no"
+    text = str(value)
+    if len(text) <= _VALUE_MAX and _PLAIN.fullmatch(text):
+        return text
+    return json.dumps(text[:_VALUE_MAX])
 
 
 class TextFormatter(logging.Formatter):
@@ -62,14 +90,19 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
-        fields: dict[str, object] = getattr(record, "fields", {})
-        parts = [record.getMessage() if "fields" in record.__dict__ else f"log text={_plain(record.getMessage())}"]
-        parts += [f"{key}={value if type(value) is int else _plain(value)}" for key, value in fields.items()]
+        fields: dict[str, object] | None = record.__dict__.get("fields")
+        if fields is None:
+            line = f"log text={_plain(record.getMessage())}"
+        else:
+            line = str(record.msg)
+            for key, value in fields.items():
+                if value is not None:
+                    line += f" {key}={_plain(value)}"
         if record.exc_info:
-            parts.append(f"traceback={json.dumps(self.formatException(record.exc_info))}")
+            line += f" traceback={json.dumps(self.formatException(record.exc_info))}"
         if self._journal:
-            return f"<{_SYSLOG_LEVEL.get(record.levelno, 6)}>{' '.join(parts)}"
-        return f"{rfc3339(record.created)} {record.levelname.lower()} {' '.join(parts)}"
+            return f"<{_SYSLOG_LEVEL.get(record.levelno, 6)}>{line}"
+        return f"{rfc3339(record.created)} {_LEVEL_NAMES.get(record.levelno, 'log')} {line}"
 
 
 class JsonFormatter(logging.Formatter):
@@ -77,55 +110,46 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
-        fields: dict[str, object] = getattr(record, "fields", {})
-        out: dict[str, object] = {"time": rfc3339(record.created), "level": record.levelname.lower()}
-        if "fields" in record.__dict__:
-            out["event"] = record.getMessage()
-        else:
+        fields: dict[str, object] | None = record.__dict__.get("fields")
+        level = _LEVEL_NAMES.get(record.levelno, "log")
+        out: dict[str, object] = {"time": rfc3339(record.created), "level": level}
+        if fields is None:
             out |= {"event": "log", "text": record.getMessage()}
-        out |= {
-            key: value if isinstance(value, int | float) else str(value)[:_VALUE_MAX] for key, value in fields.items()
-        }
+        else:
+            out["event"] = record.msg
+            out |= {
+                key: value if isinstance(value, int | float) else str(value)[:_VALUE_MAX]
+                for key, value in fields.items()
+                if value is not None
+            }
         if record.exc_info:
             out["traceback"] = self.formatException(record.exc_info)
         return json.dumps(out)
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    """A line at a time, whole: stderr passes each on at its end, so that it need not be flushed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the line; a stream that does not take it must not end the daemon."""
+        try:
+            self.stream.write(self.format(record) + "\n")
+            if not getattr(self.stream, "line_buffering", False):
+                self.stream.flush()
+        except RecursionError:
+            raise
+        except Exception:
+            self.handleError(record)
+
+
 def configure(fmt: str, level: str, stream: TextIO | None = None) -> None:
     """Set the process's log up: `fmt` is ``text`` or ``json``, `level` a name of `logging`."""
     out = stream or sys.stderr
-    handler = logging.StreamHandler(out)
+    handler = _Lines(out)
     handler.setFormatter(JsonFormatter() if fmt == "json" else TextFormatter(_is_journal(out)))
     log.handlers[:] = [handler]
     log.setLevel(level.upper())
     log.propagate = False
-
-
-class _LightRecord(logging.LogRecord):
-    """What our lines show and nothing else: no thread, process or place in the source."""
-
-    def __init__(
-        self, name: str, level: int, pathname: str, lineno: int, msg: object, args: Any, exc_info: Any, *_: object
-    ) -> None:
-        self.name = name
-        self.levelno = level
-        self.levelname = logging.getLevelName(level)
-        self.msg = msg
-        self.args = args
-        self.exc_info = exc_info
-        self.exc_text = None
-        self.stack_info = None
-        self.created = time.time()
-
-
-def lighten() -> None:
-    """Make logging cheap for the whole process, a daemon's: a line is written per SMTP conversation.
-
-    The walk up the stack for a line's place in the source is left out as the documentation of `logging` advises under
-    "Optimization", the rest by a record of our own.
-    """
-    logging._srcfile = None
-    logging.setLogRecordFactory(_LightRecord)
 
 
 def _is_journal(stream: TextIO) -> bool:

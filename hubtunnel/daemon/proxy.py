@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
+from functools import lru_cache
 
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 _VERSION_COMMAND = 0x21  # version 2, command PROXY
@@ -21,6 +22,7 @@ Address = tuple[str, int]
 _IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
+@lru_cache(maxsize=1024)  # asked for each stream, of the few addresses of carriers and mail servers
 def plain_ip(host: str) -> _IP:
     """The address without scope or IPv4-mapping. Raises ValueError for anything but an IP address."""
     ip = ipaddress.ip_address(host.split("%", 1)[0])

@@ -104,6 +104,7 @@ class Relay(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The local socket broke before both sides had ended: so does the stream."""
+        self.transport = None  # nothing is left of it that could be reset
         if self._local_ended:
             # It had said all it wanted and did not wait for the rest, as clients do that close right behind QUIT.
             self._end("left", Code.DONE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from struct import Struct
 from typing import Any, NamedTuple
 
@@ -194,6 +195,7 @@ def decode_open(payload: bytes) -> tuple[str, tuple[str, int] | None]:
     raise ProtocolError("OPEN with a source that is no address and port")
 
 
+@lru_cache(maxsize=256)  # what comes are the few addresses from which an MTA speaks to its hub
 def _is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)

@@ -7,7 +7,7 @@ somebody holds its link key: both are asked, and only when both have answered is
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from hubtunnel.protocol import constants as c
 from hubtunnel.protocol.constants import Code
@@ -31,8 +31,10 @@ class Rivals:
         """When somebody who was asked should have answered."""
         return self._deadline
 
-    def preferred(self, sessions: Iterable[Session]) -> Session | None:
+    def preferred(self, sessions: Sequence[Session]) -> Session | None:
         """RV2, RV4: the session that takes new streams: of the known boot if one lives, then the smaller sid."""
+        if len(sessions) == 1:  # fast path: asked for each stream, and nearly always so
+            return sessions[0] if sessions[0].ready else None
         ready = [s for s in sessions if s.ready]
         if not ready:
             return None
