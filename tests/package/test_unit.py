@@ -1,0 +1,314 @@
+"""The unit under a real systemd, with all its restrictions: two hubs, real mail, reload, restart, a hang, credentials.
+
+Hub A is what an administrator installs: the unit files of contrib/systemd, the user made by systemd-sysusers, files in
+/etc/hubtunnel and /var/lib/hubtunnel. Hub B is a plain daemon.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.carriers import CARRIER_PORT
+from tests.e2e.hubs import ROOT, Hub
+from tests.e2e.lab import TUNNEL, Laboratory, laboratory
+from tests.e2e.letters import expected_arrivals, make_letters
+from tests.e2e.postfix import INBOUND
+from tests.e2e.processes import missing, wait_until
+from tests.package import program
+from tests.package.booted import Machine, working_folder
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.slow]
+
+UNIT = "hubtunnel.service"
+UNITS = ROOT / "contrib" / "systemd"
+PROGRAMS = (
+    "ip",
+    "nsenter",
+    "postfix",
+    "postqueue",
+    "setpriv",
+    "systemctl",
+    "systemd-creds",
+    "systemd-sysusers",
+    "unshare",
+)
+
+
+def lacking() -> str:
+    """Why there can be no such machine here; empty when there can."""
+    if os.geteuid() != 0:
+        return "needs root (namespaces and a systemd of its own): run as root"
+    if not Path("/lib/systemd/systemd").exists():
+        return "needs systemd: apt-get install systemd"
+    absent = missing(PROGRAMS)
+    return f"needs {', '.join(absent)}: apt-get install iproute2 postfix systemd util-linux" if absent else ""
+
+
+class Tunnel:
+    """Hub A as a service of `machine`, hub B beside it."""
+
+    def __init__(self, lab: Laboratory, machine: Machine, far: Hub) -> None:
+        self.lab = lab
+        self.machine = machine
+        self.far = far
+        self._letters = 0
+
+    @property
+    def pid(self) -> int:
+        """Of the daemon, inside the machine."""
+        return int(self.machine.shown(UNIT, "MainPID"))
+
+    def proc(self, name: str) -> str:
+        return self.machine.path(f"/proc/{self.pid}/{name}").read_text()
+
+    def wait_until_up(self) -> None:
+        wait_until(
+            lambda: self.machine.shown(UNIT, "StatusText") == "1 of 1 peers up",
+            "the peer up",
+            detail=lambda: self.machine.journal(UNIT) + self.far.log,
+        )
+
+    def mail_flows(self) -> None:
+        """A letter of every shape each way, whole."""
+        self._letters += 1
+        a, b = self.lab.a, self.lab.b
+        ways = ((a, b, "a"), (b, a, "b"))
+        for site, other, letter in ways:
+            prefix = f"{letter}{self._letters}"
+            letters = make_letters(8, prefix=prefix, sender_domain=site.domain, domains=other.domains)
+            before = self.lab.arrivals(other)
+            self.lab.submit(site, letters)
+            expected = before + expected_arrivals(letters)
+            wait_until(
+                lambda other=other, expected=expected: self.lab.arrivals(other) == expected,
+                "all letters",
+                deadline=45.0,
+                detail=self.lab.explain,
+            )
+
+
+@pytest.fixture(scope="module")
+def tunnel() -> Iterator[Tunnel]:
+    reason = lacking()
+    if reason:
+        pytest.skip(reason)
+    with ExitStack() as stack:
+        lab = stack.enter_context(laboratory())
+        folder = stack.enter_context(working_folder())
+        machine = Machine(lab.a.namespace, [Path("/")], folder / "a", host="mx.a.example", binds=program.binds())
+        stack.callback(machine.stop)
+        far = Hub(
+            "mx.b.example",
+            lab.directory / "hub-b",
+            listen=f"{lab.b.namespace.address}:{CARRIER_PORT}",
+            deliver=":".join(map(str, INBOUND)),
+            namespace=lab.b.namespace,
+        )
+        stack.callback(far.stop)
+        yield _introduced(lab, machine, far)
+
+
+def _introduced(lab: Laboratory, machine: Machine, far: Hub) -> Tunnel:
+    program.install(machine)
+    for name, where in (("hubtunnel.service", "lib/systemd/system"), ("hubtunnel.sysusers", "usr/lib/sysusers.d")):
+        shutil.copy(UNITS / name, machine.path(f"/{where}/{name.replace('.sysusers', '.conf')}"))
+    # Should this very system be a hub: it keeps its files, and the machine must not have them.
+    machine.run("rm", "-rf", "/etc/hubtunnel", "/var/lib/hubtunnel")
+    machine.run("systemd-sysusers")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("hubtunnel", "init", "--name", "mx.a.example")
+    machine.path("/run/b.card").write_text(far._command("card"))
+    (far.directory / "a.card").write_text(machine.run("hubtunnel", "card"))
+    domains = [part for domain in lab.b.domains for part in ("--domain", domain)]
+    endpoint = f"{lab.b.namespace.address}:{CARRIER_PORT}"
+    machine.run(
+        *("hubtunnel", "peer", "add", "/run/b.card", "--fingerprint", far.fingerprint),
+        *("--endpoint", endpoint, "--listen", ":".join(map(str, TUNNEL)), *domains),
+    )
+    fingerprint = machine.run("hubtunnel", "card", "--fingerprint").split()[0]
+    far._command(
+        *("peer", "add", str(far.directory / "a.card"), "--fingerprint", fingerprint),
+        *("--listen", ":".join(map(str, TUNNEL)), "--domain", lab.a.domain),
+    )
+    far.start()
+    far.wait_until_started()
+    machine.systemctl("start", UNIT)
+    tunnel = Tunnel(lab, machine, far)
+    tunnel.wait_until_up()
+    return tunnel
+
+
+def test_mail_flows_both_ways(tunnel: Tunnel) -> None:
+    tunnel.mail_flows()
+    assert tunnel.lab.trouble() == []
+
+
+def test_the_restrictions_are_in_force(tunnel: Tunnel) -> None:
+    """What the kernel itself says of the process, beside what it says of one without the unit."""
+    status = dict(line.split(":\t", 1) for line in tunnel.proc("status").splitlines())
+    free = dict(line.split(":\t", 1) for line in tunnel.machine.path("/proc/1/status").read_text().splitlines())
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert (free["NoNewPrivs"], free["Seccomp"]) == ("0", "0")
+    bind_service = 1 << 10
+    assert [int(status[name], 16) for name in ("CapEff", "CapPrm", "CapBnd", "CapAmb")] == [bind_service] * 4
+    user = int(tunnel.machine.run("id", "-u", "hubtunnel"))
+    assert status["Uid"].split() == [str(user)] * 4
+    assert [line for line in tunnel.proc("maps").splitlines() if " rwx" in line] == []
+    mounts = tunnel.proc("mountinfo")
+    assert re.search(r" / / ro[, ]", mounts), mounts
+    # Where the machine itself may not lift limits (no CAP_SYS_RESOURCE), neither can its systemd.
+    locks = re.search(r"^Max locked memory +unlimited", tunnel.proc("limits"), flags=re.M)
+    assert (int(status["VmLck"].split()[0]) > 0) == (locks is not None)
+
+
+def test_the_daemon_cannot_what_the_unit_forbids(tunnel: Tunnel) -> None:
+    """Tried by a program of our own under the very same unit: it says which of these worked."""
+    tries = {
+        "write below /etc": "open('/etc/hubtunnel/x', 'w')",
+        "write into its own program": "open('/opt/x', 'w')",
+        "see root's files": "__import__('os').listdir('/root')",
+        "make memory executable": "__import__('mmap').mmap(-1, 4096, prot=7)",
+        "mount": "libc.mount(b'none', b'/run/hubtunnel', b'tmpfs', 0, 0) and fail()",
+        "raise its priority": "__import__('os').nice(1)",
+        "open a raw socket": "__import__('socket').socket(17, 3, 0)",
+    }
+    allowed = {
+        "write its state": "open('/var/lib/hubtunnel/x', 'w')",
+        "take port 24": "__import__('socket').create_server(('127.0.0.9', 24))",
+        "lock memory": "libc.mlock(ctypes.create_string_buffer(64), 64) and fail()",
+        "set a limit": "__import__('resource').setrlimit(4, (0, 0))",
+    }
+    script = [
+        "import ctypes",
+        "libc = ctypes.CDLL(None, use_errno=True)",
+        "def fail(): raise OSError(ctypes.get_errno(), 'libc')",
+        "def attempt(name, code):",
+        "    try: eval(code)",
+        "    except OSError: print('could not', name, flush=True)",
+        "    else: print('could', name, flush=True)",
+        *(f"attempt({name!r}, {code!r})" for name, code in {**tries, **allowed}.items()),
+    ]
+    machine = tunnel.machine
+    machine.path("/opt/tries.py").write_text("\n".join(script))
+    unit = (UNITS / "hubtunnel.service").read_text()
+    unit = re.sub(
+        r"^(Type|NotifyAccess|WatchdogSec|ExecReload|Restart\w*|RuntimeDirectory\w*)=.*\n", "", unit, flags=re.M
+    )
+    interpreter = machine.path(program.PROGRAM).read_text().rpartition("exec ")[2].split()[0]
+    unit = unit.replace("ExecStart=/usr/bin/hubtunnel run", f"Type=oneshot\nExecStart={interpreter} /opt/tries.py")
+    machine.path("/etc/systemd/system/tries.service").write_text(unit)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", "tries.service", check=False)
+    said = re.findall(r": (could(?: not)? .*)$", machine.journal("tries.service"), flags=re.M)
+    assert said == [f"could not {name}" for name in tries] + [f"could {name}" for name in allowed]
+
+
+def test_reload_is_synchronous(tunnel: Tunnel) -> None:
+    """`systemctl reload` returns when the new configuration is in force, and fails with one that is wrong."""
+    machine, pid = tunnel.machine, tunnel.pid
+    file = machine.path("/etc/hubtunnel/hubtunnel.toml")
+    before = file.read_text()
+    file.write_text(before.replace('# level = "info"', 'level = "debug"'))
+    machine.systemctl("reload", UNIT)
+    assert ": reloaded " in machine.journal(UNIT)
+    file.write_text(before + "\n[nonsense]\n")
+    assert "failed" in machine.run("systemctl", "reload", UNIT, check=False)
+    assert "nonsense" in machine.journal(UNIT)
+    assert (machine.shown(UNIT, "ActiveState"), tunnel.pid) == ("active", pid)
+    file.write_text(before)
+    machine.systemctl("reload", UNIT)
+    tunnel.mail_flows()
+
+
+def test_restart_costs_no_mail(tunnel: Tunnel) -> None:
+    pid = tunnel.pid
+    tunnel.machine.systemctl("restart", UNIT)
+    assert tunnel.pid != pid
+    tunnel.wait_until_up()
+    tunnel.mail_flows()
+
+
+def test_status_names_peers_up_and_down(tunnel: Tunnel) -> None:
+    tunnel.far.stop()
+    try:
+        wait_until(lambda: tunnel.machine.shown(UNIT, "StatusText") == "0 of 1 peers up", "the peer down")
+    finally:
+        tunnel.far.start()
+    tunnel.wait_until_up()
+
+
+def test_a_daemon_that_hangs_is_started_anew(tunnel: Tunnel) -> None:
+    """Stopped as a loop that hangs would be: systemd hears nothing more from it, ends it and starts another one."""
+    machine, pid = tunnel.machine, tunnel.pid
+    folder = machine.path("/etc/systemd/system/hubtunnel.service.d")
+    folder.mkdir()
+    (folder / "sooner.conf").write_text("[Service]\nWatchdogSec=2s\nRestartSec=100ms\n")
+    try:
+        machine.run("systemctl", "daemon-reload")
+        machine.systemctl("restart", UNIT)
+        pid = tunnel.pid
+        machine.run("kill", "-STOP", str(pid))
+        wait_until(lambda: tunnel.pid not in (0, pid), "another daemon", detail=lambda: machine.journal(UNIT))
+        assert "Watchdog timeout (limit 2s)!" in machine.journal(UNIT)
+        assert machine.shown(UNIT, "NRestarts") == "1"
+        tunnel.wait_until_up()
+    finally:
+        shutil.rmtree(folder)
+        machine.run("systemctl", "daemon-reload")
+
+
+def test_credentials_as_the_unit_has_them_in_comments(tunnel: Tunnel) -> None:
+    """With the comment signs taken away, a passphrase sealed to this machine opens the identity key in the service."""
+    machine = tunnel.machine
+    unit = machine.path("/lib/systemd/system/hubtunnel.service")
+    before = unit.read_text()
+    passphrase = "correct horse battery staple"
+    machine.run("hubtunnel", "key", "passphrase", "--identity", text=f"{passphrase}\n")
+    machine.run(
+        *("systemd-creds", "encrypt", "--with-key=host", "--name=identity.passphrase"),
+        *("-", "/etc/hubtunnel/identity.passphrase.cred"),
+        text=passphrase,
+    )
+    assert passphrase not in machine.path("/etc/hubtunnel/identity.passphrase.cred").read_text()
+    unit.write_text(before.replace("#LoadCredentialEncrypted=identity", "LoadCredentialEncrypted=identity"))
+    machine.run("systemctl", "daemon-reload")
+    machine.systemctl("restart", UNIT)
+    tunnel.wait_until_up()
+    cards = machine.run("hubtunnel", "key", "list")
+    machine.run("hubtunnel", "key", "rotate")
+    assert machine.run("hubtunnel", "key", "list") != cards, "a passphrase was asked for, or nothing happened"
+    tunnel.mail_flows()
+
+
+def test_a_configuration_that_is_wrong_is_not_tried_again(tunnel: Tunnel) -> None:
+    machine = tunnel.machine
+    file = machine.path("/etc/hubtunnel/hubtunnel.toml")
+    before = file.read_text()
+    file.write_text(before + "\n[nonsense]\n")
+    try:
+        machine.run("systemctl", "restart", UNIT, check=False)
+        wait_until(lambda: machine.shown(UNIT, "ActiveState") == "failed", "the service failed")
+        assert (machine.shown(UNIT, "ExecMainStatus"), machine.shown(UNIT, "NRestarts")) == ("2", "0")
+    finally:
+        file.write_text(before)
+        machine.systemctl("restart", UNIT)
+        tunnel.wait_until_up()
+
+
+def test_stop_is_clean(tunnel: Tunnel) -> None:
+    machine = tunnel.machine
+    machine.systemctl("stop", UNIT)
+    try:
+        assert machine.shown(UNIT, "Result") == "success"
+        assert machine.shown(UNIT, "ExecMainStatus") == "0"
+        assert "stopped" in machine.journal(UNIT)
+    finally:
+        machine.systemctl("start", UNIT)
+        tunnel.wait_until_up()
