@@ -82,6 +82,7 @@ class DeliveredRelay(Relay):
         super().__init__(side, now)
         self.stream = stream
         self.stream_id = stream.id
+        self.session_id = stream.session.sid
         self._header = header
         self._waiting: list[bytes] = []
         self._task: asyncio.Task[None] | None = None
@@ -99,13 +100,17 @@ class DeliveredRelay(Relay):
             await loop.create_connection(lambda: self, target.host, target.port, local_addr=local)
         except OSError as exc:
             if exc.errno in sockets.EXHAUSTED:
+                self.side.no_descriptor()
                 self._fail(reasons.system_text(exc), Code.LIMIT)
             else:
                 self._fail(reasons.system_text(exc), Code.MTA_UNREACHABLE)
                 if watch is not None:
                     watch.unreachable(reasons.system_text(exc))
         else:
-            if not target.loopback:
+            if self.side.short_of_descriptors(self):
+                self.side.no_descriptor()
+                self._fail("too few descriptors are left (LimitNOFILE=)", Code.LIMIT)
+            elif not target.loopback:
                 sockets.tune_local(self.transport)
 
     def _fail(self, text: str, code: Code) -> None:

@@ -14,7 +14,7 @@ from hubtunnel.daemon import contexts, reasons
 from hubtunnel.daemon.carrier import Connection
 from hubtunnel.daemon.dialler import Dialler
 from hubtunnel.daemon.local import LocalSide, text_of
-from hubtunnel.daemon.logs import event, log
+from hubtunnel.daemon.logs import event, log, short
 from hubtunnel.daemon.reasons import Failure
 from hubtunnel.daemon.resting import Resting
 from hubtunnel.daemon.services import CardEvent, Services
@@ -173,7 +173,7 @@ class PeerLink:
 
     def cut(self, session: Session, why: str) -> None:
         """End a session at once, without a word to the peer."""
-        event(log.warning, "session_cut", peer=self.name, session=_sid(session.sid), why=why)
+        event(log.warning, "session_cut", peer=self.name, session=short(session.sid), why=why)
         self.core.cut(session, why, self.now())
         self._drain_events()
         self.touch()
@@ -337,6 +337,8 @@ class PeerLink:
     def _on_carrier_closing(self, happened: ev.CarrierClosing) -> None:
         connection = happened.carrier.app
         method = log.warning if happened.fault else log.info
+        if happened.code == Code.LIMIT.word:
+            self.services.refused["carriers"] += 1
         event(method, "carrier_closing", peer=self.name, code=happened.code, text=happened.text)
         if isinstance(connection, Connection):
             if happened.fault:
@@ -345,28 +347,31 @@ class PeerLink:
                 connection.finish()
 
     def _on_carrier_lost(self, happened: ev.CarrierLost) -> None:
-        event(log.info, "session_waits", peer=self.name, session=_sid(happened.session.sid), why=happened.why)
+        event(log.info, "session_waits", peer=self.name, session=short(happened.session.sid), why=happened.why)
         if happened.why != "replaced":  # a session that moves to another carrier is not down
             self._session_changed()
 
     def _on_session_up(self, happened: ev.SessionUp) -> None:
         self._told = None
-        event(log.info, "session_up", peer=self.name, session=_sid(happened.session.sid), version=happened.version[:64])
+        event(
+            log.info, "session_up", peer=self.name, session=short(happened.session.sid), version=happened.version[:64]
+        )
         self._session_changed()
 
     def _on_session_resumed(self, happened: ev.SessionResumed) -> None:
         session = happened.session
-        event(log.info, "session_resumed", peer=self.name, session=_sid(session.sid), times=session.resumed)
+        event(log.info, "session_resumed", peer=self.name, session=short(session.sid), times=session.resumed)
         self._session_changed()
 
     def _on_session_ended(self, happened: ev.SessionEnded) -> None:
         if happened.by_peer and happened.code != Code.DONE:
             self.hear(happened.code)
+        self.services.refused["streams"] += happened.session.mux.refused
         event(
             log.info,
             "session_ended",
             peer=self.name,
-            session=_sid(happened.session.sid),
+            session=short(happened.session.sid),
             code=code_word(happened.code),
             text=happened.text,
         )
@@ -392,7 +397,7 @@ class PeerLink:
         self.services.peer_changed(self.name, ready)
 
     def _on_ratcheted(self, happened: ev.Ratcheted) -> None:
-        event(log.debug, "ratcheted", peer=self.name, session=_sid(happened.session.sid), index=happened.index)
+        event(log.debug, "ratcheted", peer=self.name, session=short(happened.session.sid), index=happened.index)
 
     def _on_pong(self, happened: ev.Pong) -> None:
         waiting = self._pings.pop(happened.token, None)
@@ -475,8 +480,3 @@ def core_settings(session: SessionSettings, streams_per_peer: int) -> Settings:
         keepalive=session.keepalive,
         streams_per_peer=streams_per_peer,
     )
-
-
-def _sid(sid: bytes) -> str:
-    """Enough of a session's name to tell it from others in a log."""
-    return sid[:4].hex()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hubtunnel.config import Peer, SessionSettings
 from hubtunnel.daemon import proxy, reasons
 from hubtunnel.daemon.delivery import CONNECT_TIMEOUT, DeliveredRelay, Target, target_of
-from hubtunnel.daemon.logs import event, log
+from hubtunnel.daemon.logs import event, log, short
 from hubtunnel.daemon.mtawatch import MtaWatch
 from hubtunnel.daemon.relay import AcceptedRelay, Relay
 from hubtunnel.protocol import events as ev
@@ -114,8 +114,11 @@ class LocalSide:
         self.relays.add(relay)
         if self._services.draining:
             self._refuse(relay, STOPPING)
+        elif self.short_of_descriptors(relay):
+            self._refuse(relay, self._limit_line("descriptors"))
+            relay.hang_up()  # at once: its descriptor is wanted
         elif len(self._waiting) >= self._streams_max:
-            self._refuse(relay, self._limit_line())
+            self._refuse(relay, self._limit_line("streams"))
         elif self._link.core.ready:
             self._open(relay)
         else:
@@ -132,7 +135,7 @@ class LocalSide:
         try:
             stream = self._link.core.open_stream(relay.source, self.now())
         except NotReady as exc:
-            self._refuse(relay, self._limit_line() if exc.code == Code.LIMIT else self._link.why())
+            self._refuse(relay, self._limit_line(self._lacking()) if exc.code == Code.LIMIT else self._link.why())
             return
         self._waiting.pop(relay, None)
         self.opened += 1
@@ -155,8 +158,25 @@ class LocalSide:
         self._waiting.pop(relay, None)
         relay.refuse(why)
 
-    def _limit_line(self) -> str:
-        text = f"{len(self.relays)} connections for this peer, or [limits].memory is used up"
+    def short_of_descriptors(self, relay: Relay) -> bool:
+        """Whether this connection has taken one that is kept for what must go on."""
+        sock = None if relay.transport is None else relay.transport.get_extra_info("socket")
+        return self._services.descriptors.short(sock)
+
+    def no_descriptor(self) -> None:
+        """A connection to our MTA could not be opened for want of one."""
+        self._services.refused["descriptors"] += 1
+
+    def _lacking(self) -> str:
+        return "memory" if self._services.budget.full else "streams"
+
+    def _limit_line(self, what: str) -> str:
+        self._services.refused[what] += 1
+        text = {
+            "descriptors": f"this process may have {self._services.descriptors.bound} descriptors (LimitNOFILE=)",
+            "memory": "[limits] memory is used up",
+            "streams": f"{len(self.relays)} connections for this peer, [limits] streams_per_peer",
+        }[what]
         return reasons.own_limit(text, self._services.unix_time()).line
 
     # --- connections that we make to our MTA ----------------------------------------------------------------
@@ -257,6 +277,7 @@ class LocalSide:
             log.info,
             "stream",
             peer=self.name,
+            session=short(relay.session_id) if relay.session_id else None,
             stream=relay.stream_id or None,
             direction="out" if relay.ours else "in",
             local=text_of(relay.source) if relay.source else None,

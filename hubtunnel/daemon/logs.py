@@ -56,6 +56,11 @@ class _Event(logging.LogRecord):
         self.fields = fields
 
 
+def short(sid: bytes) -> str:
+    """Enough of a session's name to tell it from others in a log."""
+    return sid[:4].hex()
+
+
 def rfc3339(unix_time: float) -> str:
     """UTC to the millisecond, for example ``2026-11-22T02:11:00.000Z``."""
     whole = int(unix_time // 1)

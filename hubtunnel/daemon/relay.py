@@ -37,6 +37,7 @@ class Relay(asyncio.Protocol):
         "active_at",
         "bytes_from_peer",
         "bytes_to_peer",
+        "session_id",
         "side",
         "source",
         "started_at",
@@ -50,6 +51,7 @@ class Relay(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.stream: Stream | None = None
         self.stream_id = 0
+        self.session_id = b""
         self.source: tuple[str, int] | None = None
         self.bytes_from_peer = 0
         self.bytes_to_peer = 0
@@ -206,6 +208,7 @@ class AcceptedRelay(Relay):
             self._timer = None
         self.stream = stream
         self.stream_id = stream.id
+        self.session_id = stream.session.sid
         stream.app = self
         if self._early:
             early, self._early = self._early, b""
