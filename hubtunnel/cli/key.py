@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from hubtunnel.cli import key_list, passphrases, psk
 from hubtunnel.cli.changes import change_keys
@@ -18,8 +19,6 @@ from hubtunnel.identity.credentials import IDENTITY_PASSPHRASE
 from hubtunnel.identity.operations import Result
 from hubtunnel.identity.windows import WARN_DAYS
 
-_FORCE_FORK = "sign even though a peer holds a newer card of this hub: this forks the chain of cards"
-
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `key` and its subcommands."""
@@ -31,13 +30,13 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "rotate",
         help="make the next link key and a card that lists it",
         description="Makes the next link key and a card that lists it. A running daemon does so by itself while the "
-        "identity key is here and under no passphrase; peers learn the card inside their sessions.",
+        "identity key is here and opens without being asked; peers learn the card inside their sessions.",
     )
     rotating.add_argument("--now", action="store_true", help="the new key's window begins now, not a month ahead")
     rotating.add_argument(
         "--identity", action="store_true", help="make a new identity, its card signed by it and by the one before"
     )
-    rotating.add_argument("--force", action="store_true", help=_FORCE_FORK)
+    _add_force(rotating)
     rotating.set_defaults(run=_rotate)
 
     issuing = sub.add_parser(
@@ -49,7 +48,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     issuing.add_argument("--every", required=True, metavar="TIME", help="from one key to the next, such as 1d")
     issuing.add_argument("--count", required=True, type=int, metavar="N", help="how many, at most 64 in a card")
     issuing.add_argument("--only", action="store_true", help="list no key that lasts longer than these")
-    issuing.add_argument("--force", action="store_true", help=_FORCE_FORK)
+    _add_force(issuing)
     issuing.set_defaults(run=_issue)
 
     exporting = sub.add_parser("export", help="write link keys and cards to a file, for the hub that uses them")
@@ -70,7 +69,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "with all that rests on it as soon as they have the card.",
     )
     revoking.add_argument("id", metavar="ID", help="as `key list` shows it, or its beginning")
-    revoking.add_argument("--force", action="store_true", help=_FORCE_FORK)
+    _add_force(revoking)
     revoking.set_defaults(run=_revoke)
 
     deleting = sub.add_parser(
@@ -90,14 +89,25 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     psk.register(sub)
 
 
+def _add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="sign even though a peer holds a newer card of this hub: this forks the chain of cards",
+    )
+
+
+def _with_identity(args: argparse.Namespace, operation: str, **arguments: Any) -> tuple[Config, Result]:
+    """Carry out an operation that signs a card, its passphrase asked for where that is needed."""
+    config = load(args.config)
+    passphrase = passphrases.of_identity(config)
+    return config, change_keys(config, operation, force=args.force, passphrase=passphrase, **arguments)
+
+
 def _rotate(args: argparse.Namespace) -> int:
     if args.identity and args.now:
         raise CommandError("--identity and --now do not go together", status=USAGE)
-    config = load(args.config)
-    passphrase = passphrases.of_identity(config)
-    result = change_keys(
-        config, "rotate", identity=args.identity, at_once=args.now, force=args.force, passphrase=passphrase
-    )
+    config, result = _with_identity(args, "rotate", identity=args.identity, at_once=args.now)
     if args.identity:
         idfp = bytes.fromhex(result["fingerprint"])
         print(f"This hub has a new identity: {fingerprint.to_text(idfp)}")
@@ -112,28 +122,20 @@ def _issue(args: argparse.Namespace) -> int:
         every = float(Seconds.read(args.every))
     except ValueError as exc:
         raise CommandError(f"--every: {exc}", status=USAGE) from None
-    config = load(args.config)
-    passphrase = passphrases.of_identity(config)
-    result = change_keys(
-        config, "issue", every=every, count=args.count, only=args.only, force=args.force, passphrase=passphrase
-    )
+    config, result = _with_identity(args, "issue", every=every, count=args.count, only=args.only)
     _tell(config, result)
     return DONE
 
 
 def _revoke(args: argparse.Namespace) -> int:
-    config = load(args.config)
-    passphrase = passphrases.of_identity(config)
-    result = change_keys(config, "revoke", key=args.id, force=args.force, passphrase=passphrase)
+    config, result = _with_identity(args, "revoke", key=args.id)
     print(f"Link key {result['revoked']} is revoked")
     _tell(config, result)
     return DONE
 
 
 def _delete(args: argparse.Namespace) -> int:
-    config = load(args.config)
-    passphrase = passphrases.of_identity(config)
-    _tell(config, change_keys(config, "delete", key=args.id, force=args.force, passphrase=passphrase))
+    _tell(*_with_identity(args, "delete", key=args.id))
     return DONE
 
 

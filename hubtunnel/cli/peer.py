@@ -44,7 +44,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         description="Pins the hub whose card is given. Its fingerprint must be compared with its admin by another way "
         "than the card came: by telephone, in words. The same again changes nothing.",
     )
-    adding.add_argument("card", metavar="CARD", help="a file with the hub's card, or - for standard input")
+    _add_card(adding)
     adding.add_argument(
         "--endpoint",
         action="append",
@@ -60,9 +60,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="IP",
         help="address for the PROXY header, where that of its connections would mislead our MTA: NAT, one machine",
     )
-    adding.add_argument(
-        "--fingerprint", metavar="FP", help="the fingerprint that its admin told you, as text or as twelve words"
-    )
+    _add_fingerprint(adding)
     adding.set_defaults(run=lambda args: add(args, read_cards(args.card)))
 
     listing = sub.add_parser("list", help="all peers, one a line")
@@ -89,15 +87,23 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "vouches for the card but the fingerprint, which must be compared with its admin by telephone, in words.",
     )
     repinning.add_argument("name", metavar="NAME")
-    repinning.add_argument("card", metavar="CARD", help="a file with its card, or - for standard input")
-    repinning.add_argument(
-        "--fingerprint", metavar="FP", help="the fingerprint that its admin told you, as text or as twelve words"
-    )
+    _add_card(repinning)
+    _add_fingerprint(repinning)
     repinning.set_defaults(run=_repin)
 
     removing = sub.add_parser("remove", help="exchange no more mail with a peer")
     removing.add_argument("name", metavar="NAME")
     removing.set_defaults(run=_remove)
+
+
+def _add_card(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("card", metavar="CARD", help="a file with the hub's card, or - for standard input")
+
+
+def _add_fingerprint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fingerprint", metavar="FP", help="the fingerprint that its admin told you, as text or as twelve words"
+    )
 
 
 def read_cards(source: str) -> list[SignedCard]:

@@ -43,11 +43,7 @@ def add(args: argparse.Namespace, cards: list[SignedCard]) -> int:
         own = state.cards()[-1].card
     if pin == own.idfp or card.idfp == own.idfp:
         raise CommandError("this is our own card; a hub is not its own peer", "ask the other hub's admin for theirs")
-    if args.fingerprint is not None and not fingerprint.matches(pin, args.fingerprint):
-        raise CommandError(
-            f"the card is not that of the hub with this fingerprint: the card's is {fingerprint.to_text(pin)}",
-            "do not add it: ask the admin of that hub for the card again",
-        )
+    refuse_other_than(args.fingerprint, pin)
     known = next((peer for peer in config.peers if peer.pin == pin), None)
     if known is not None:
         return _same_again(known, wanted)
@@ -137,6 +133,15 @@ def _name(config: Config, card: Card) -> HostName:
 
 
 # --- comparing ------------------------------------------------------------------------------------------------
+
+
+def refuse_other_than(given: str | None, pin: bytes) -> None:
+    """Raise `CommandError` when a fingerprint was given and the card's is another."""
+    if given is not None and not fingerprint.matches(pin, given):
+        raise CommandError(
+            f"the card is not that of the hub with this fingerprint: the card's is {fingerprint.to_text(pin)}",
+            "do not take it: ask the admin of that hub for the card again",
+        )
 
 
 def compare(args: argparse.Namespace, own: Card, theirs: Card) -> None:
@@ -234,8 +239,7 @@ domains = {array(peer.domains)}
 {"" if peer.present_as else "# "}present_as = "{peer.present_as or ""}"
 
 # mode = "enforce"           # testing: carrier up and reported on, left out of routing tables
-# psk_file = ""              # `hubtunnel key psk` makes one: 32 random bytes, mode 0600, the same on both hubs;
-#                            # "credential:NAME" is one that systemd gives to the service
+# psk_file = ""              # `hubtunnel key psk` makes one, for both hubs; or "credential:NAME", given by systemd
 """
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hubtunnel.cli.changes import applied, change_keys, peers_lock
 from hubtunnel.cli.common import DONE, CommandError, open_state
-from hubtunnel.cli.peer_add import compare
+from hubtunnel.cli.peer_add import compare, refuse_other_than
 from hubtunnel.cli.toml_edit import with_value
 from hubtunnel.config import Config, Peer
 from hubtunnel.identity import fingerprint
@@ -27,14 +27,10 @@ def repin(args: argparse.Namespace, config: Config, peer: Peer, cards: list[Sign
     if peer.pin == pin and before is not None and before.latest.card.hash == latest.hash:
         print(f"{peer.name}: this card is in force already, nothing was changed")
         return DONE
+    refuse_other_than(args.fingerprint, pin)
     if args.fingerprint is None:
         _show_difference(peer, pin)
         compare(args, own, cards[0].card)
-    elif not fingerprint.matches(pin, args.fingerprint):
-        raise CommandError(
-            f"the card is not that of the hub with this fingerprint: the card's is {fingerprint.to_text(pin)}",
-            "do not take it: ask the admin of that hub for the card again",
-        )
     with peers_lock(config):
         text = with_value(peer.path.read_text(encoding="utf-8"), "pin", fingerprint.to_text(pin), str(peer.path))
         armoured = armour_all(cards)
