@@ -50,8 +50,8 @@ function _shtab_hubtunnel_using
   test "$_shtab_hubtunnel_cmdpath" = "$argv"
 end
 
-set -g _shtab_hubtunnel_commands init card peer 'peer add' 'peer list' 'peer show' 'peer update' 'peer repin' 'peer remove' key 'key list' 'key rotate' 'key issue' 'key export' 'key import' 'key revoke' 'key delete' 'key passphrase' 'key psk' check run reload stop ping status mta 'mta postfix' 'mta exim' demo
-set -g _shtab_hubtunnel_opts_with_value --config --count --deliver --dir --domain --endpoint --every --fingerprint --listen --loop --name --present-as --since --smarthost --write -c
+set -g _shtab_hubtunnel_commands init card peer 'peer add' 'peer list' 'peer show' 'peer update' 'peer repin' 'peer remove' key 'key list' 'key rotate' 'key issue' 'key export' 'key import' 'key revoke' 'key delete' 'key passphrase' 'key psk' check run reload stop ping status mta 'mta postfix' 'mta exim' 'mta sendmail' 'mta opensmtpd' 'mta courier' 'mta qmail' demo
+set -g _shtab_hubtunnel_opts_with_value --config --count --deliver --dir --domain --endpoint --every --fingerprint --listen --local-domain --loop --name --present-as --since --smarthost --write -c
 
 complete -c hubtunnel -e
 complete -c hubtunnel -f
@@ -112,7 +112,7 @@ complete -c hubtunnel -n '_shtab_hubtunnel_using peer repin' -l fingerprint -x -
 complete -c hubtunnel -n '_shtab_hubtunnel_using peer repin' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (default $HUBTUNNEL_CONFIG, else /etc/hubtunnel/hubtunnel.toml)'
 complete -c hubtunnel -n '_shtab_hubtunnel_using peer repin' -l traceback -d 'show where an error comes from'
 complete -c hubtunnel -n '_shtab_hubtunnel_using peer repin; and test $_shtab_hubtunnel_npos -eq 0' -ka "(ls /etc/hubtunnel/peers.d 2>/dev/null | sed -n 's/[.]toml//p')" -d NAME
-complete -c hubtunnel -n '_shtab_hubtunnel_using peer repin; and test $_shtab_hubtunnel_npos -eq 1' -ka "(__fish_complete_path (commandline -ct))" -d 'a file with its card, or - for standard input'
+complete -c hubtunnel -n '_shtab_hubtunnel_using peer repin; and test $_shtab_hubtunnel_npos -eq 1' -ka "(__fish_complete_path (commandline -ct))" -d 'a file with the hub'"'"'s card, or - for standard input'
 complete -c hubtunnel -n '_shtab_hubtunnel_using peer; and test $_shtab_hubtunnel_npos -eq 0' -a remove -d 'exchange no more mail with a peer'
 complete -c hubtunnel -n '_shtab_hubtunnel_using peer remove' -s h -l help -d 'show this help message and exit'
 complete -c hubtunnel -n '_shtab_hubtunnel_using peer remove' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (default $HUBTUNNEL_CONFIG, else /etc/hubtunnel/hubtunnel.toml)'
@@ -128,7 +128,7 @@ complete -c hubtunnel -n '_shtab_hubtunnel_using key list' -l trail -d 'instead:
 complete -c hubtunnel -n '_shtab_hubtunnel_using key list' -l json -d 'print one JSON value for programs'
 complete -c hubtunnel -n '_shtab_hubtunnel_using key list' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (default $HUBTUNNEL_CONFIG, else /etc/hubtunnel/hubtunnel.toml)'
 complete -c hubtunnel -n '_shtab_hubtunnel_using key list' -l traceback -d 'show where an error comes from'
-complete -c hubtunnel -n '_shtab_hubtunnel_using key; and test $_shtab_hubtunnel_npos -eq 0' -a rotate -d 'Makes the next link key and a card that lists it. A running daemon does so by itself while the identity key is here and under no passphrase; peers learn the card inside their sessions.'
+complete -c hubtunnel -n '_shtab_hubtunnel_using key; and test $_shtab_hubtunnel_npos -eq 0' -a rotate -d 'Makes the next link key and a card that lists it. A running daemon does so by itself while the identity key is here and opens without being asked; peers learn the card inside their sessions.'
 complete -c hubtunnel -n '_shtab_hubtunnel_using key rotate' -s h -l help -d 'show this help message and exit'
 complete -c hubtunnel -n '_shtab_hubtunnel_using key rotate' -l now -d 'the new key'"'"'s window begins now, not a month ahead'
 complete -c hubtunnel -n '_shtab_hubtunnel_using key rotate' -l identity -d 'make a new identity, its card signed by it and by the one before'
@@ -216,6 +216,7 @@ complete -c hubtunnel -n '_shtab_hubtunnel_using mta; and test $_shtab_hubtunnel
 complete -c hubtunnel -n '_shtab_hubtunnel_using mta postfix' -s h -l help -d 'show this help message and exit'
 complete -c hubtunnel -n '_shtab_hubtunnel_using mta postfix' -l write -xka "(__fish_complete_directories)" -d 'write the files into DIR, instead of printing them'
 complete -c hubtunnel -n '_shtab_hubtunnel_using mta postfix' -l smarthost -x -d 'all mail for elsewhere goes to this peer: a branch office'"'"'s head office'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta postfix' -l local-domain -x -d 'a domain of this hub'"'"'s own, for OpenSMTPD, whose rules have to name those it does not call local'
 complete -c hubtunnel -n '_shtab_hubtunnel_using mta postfix' -l json -d 'print one JSON value for programs'
 complete -c hubtunnel -n '_shtab_hubtunnel_using mta postfix' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (default $HUBTUNNEL_CONFIG, else /etc/hubtunnel/hubtunnel.toml)'
 complete -c hubtunnel -n '_shtab_hubtunnel_using mta postfix' -l traceback -d 'show where an error comes from'
@@ -223,9 +224,42 @@ complete -c hubtunnel -n '_shtab_hubtunnel_using mta; and test $_shtab_hubtunnel
 complete -c hubtunnel -n '_shtab_hubtunnel_using mta exim' -s h -l help -d 'show this help message and exit'
 complete -c hubtunnel -n '_shtab_hubtunnel_using mta exim' -l write -xka "(__fish_complete_directories)" -d 'write the files into DIR, instead of printing them'
 complete -c hubtunnel -n '_shtab_hubtunnel_using mta exim' -l smarthost -x -d 'all mail for elsewhere goes to this peer: a branch office'"'"'s head office'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta exim' -l local-domain -x -d 'a domain of this hub'"'"'s own, for OpenSMTPD, whose rules have to name those it does not call local'
 complete -c hubtunnel -n '_shtab_hubtunnel_using mta exim' -l json -d 'print one JSON value for programs'
 complete -c hubtunnel -n '_shtab_hubtunnel_using mta exim' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (default $HUBTUNNEL_CONFIG, else /etc/hubtunnel/hubtunnel.toml)'
 complete -c hubtunnel -n '_shtab_hubtunnel_using mta exim' -l traceback -d 'show where an error comes from'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta; and test $_shtab_hubtunnel_npos -eq 0' -a sendmail -d 'for sendmail'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta sendmail' -s h -l help -d 'show this help message and exit'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta sendmail' -l write -xka "(__fish_complete_directories)" -d 'write the files into DIR, instead of printing them'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta sendmail' -l smarthost -x -d 'all mail for elsewhere goes to this peer: a branch office'"'"'s head office'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta sendmail' -l local-domain -x -d 'a domain of this hub'"'"'s own, for OpenSMTPD, whose rules have to name those it does not call local'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta sendmail' -l json -d 'print one JSON value for programs'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta sendmail' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (default $HUBTUNNEL_CONFIG, else /etc/hubtunnel/hubtunnel.toml)'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta sendmail' -l traceback -d 'show where an error comes from'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta; and test $_shtab_hubtunnel_npos -eq 0' -a opensmtpd -d 'for opensmtpd'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta opensmtpd' -s h -l help -d 'show this help message and exit'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta opensmtpd' -l write -xka "(__fish_complete_directories)" -d 'write the files into DIR, instead of printing them'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta opensmtpd' -l smarthost -x -d 'all mail for elsewhere goes to this peer: a branch office'"'"'s head office'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta opensmtpd' -l local-domain -x -d 'a domain of this hub'"'"'s own, for OpenSMTPD, whose rules have to name those it does not call local'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta opensmtpd' -l json -d 'print one JSON value for programs'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta opensmtpd' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (default $HUBTUNNEL_CONFIG, else /etc/hubtunnel/hubtunnel.toml)'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta opensmtpd' -l traceback -d 'show where an error comes from'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta; and test $_shtab_hubtunnel_npos -eq 0' -a courier -d 'for courier'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta courier' -s h -l help -d 'show this help message and exit'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta courier' -l write -xka "(__fish_complete_directories)" -d 'write the files into DIR, instead of printing them'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta courier' -l smarthost -x -d 'all mail for elsewhere goes to this peer: a branch office'"'"'s head office'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta courier' -l local-domain -x -d 'a domain of this hub'"'"'s own, for OpenSMTPD, whose rules have to name those it does not call local'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta courier' -l json -d 'print one JSON value for programs'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta courier' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (default $HUBTUNNEL_CONFIG, else /etc/hubtunnel/hubtunnel.toml)'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta courier' -l traceback -d 'show where an error comes from'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta; and test $_shtab_hubtunnel_npos -eq 0' -a qmail -d 'for qmail'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta qmail' -s h -l help -d 'show this help message and exit'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta qmail' -l write -xka "(__fish_complete_directories)" -d 'write the files into DIR, instead of printing them'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta qmail' -l smarthost -x -d 'all mail for elsewhere goes to this peer: a branch office'"'"'s head office'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta qmail' -l local-domain -x -d 'a domain of this hub'"'"'s own, for OpenSMTPD, whose rules have to name those it does not call local'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta qmail' -l json -d 'print one JSON value for programs'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta qmail' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (default $HUBTUNNEL_CONFIG, else /etc/hubtunnel/hubtunnel.toml)'
+complete -c hubtunnel -n '_shtab_hubtunnel_using mta qmail' -l traceback -d 'show where an error comes from'
 complete -c hubtunnel -n '_shtab_hubtunnel_using; and test $_shtab_hubtunnel_npos -eq 0' -a demo -d 'Starts two hubs in a temporary folder, sends mail through them, harms the connection between them, and shows what that proved. Needs no root and no configuration, and leaves nothing behind.'
 complete -c hubtunnel -n '_shtab_hubtunnel_using demo' -s h -l help -d 'show this help message and exit'
 complete -c hubtunnel -n '_shtab_hubtunnel_using demo' -l keep -d 'stay up afterwards, to send mail by hand, until Ctrl-C'
