@@ -195,6 +195,7 @@ class Dialler:
             if connection.made:
                 outcome = "silent"
             elif exc.errno in sockets.EXHAUSTED:
+                services.refused["descriptors"] += 1
                 return reasons.no_descriptor(exc, services.unix_time())
             else:
                 return reasons.from_connect(str(endpoint), address, exc, services.unix_time())

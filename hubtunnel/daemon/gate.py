@@ -61,7 +61,9 @@ class Gate:
             if key in self._listeners:
                 sock.close()
                 continue
-            self._listeners[key] = CarrierListener(self._services.loop, sock, self._accepted, self._services.throttle)
+            self._listeners[key] = CarrierListener(
+                self._services.loop, sock, self._accepted, self._services.throttle, self._services.refused
+            )
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -83,6 +85,10 @@ class Gate:
         services = self._services
         now = services.loop.time()
         slot = services.admission.admit(address[0], now)
+        if slot is not None and not slot.known and services.descriptors.short(sock):
+            services.admission.release(slot)
+            services.refused["descriptors"] += 1
+            slot = None
         if slot is None:
             sock.close()
             services.knocks.count(address[0], "over_limit", services.unix_time())

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hubtunnel.config import Config, load
-from hubtunnel.daemon import activation, contexts, logs
+from hubtunnel.daemon import activation, contexts, logs, sockets
 from hubtunnel.daemon.carddesk import CardDesk
 from hubtunnel.daemon.control import Answer, ControlServer
 from hubtunnel.daemon.gate import Gate
@@ -78,7 +78,7 @@ class Hub:
         )
         self.keeper = KeyKeeper(self, state)
         self.gate = Gate(self.services, self._link_of)
-        self.listening = Listening(loop, self.services.throttle, activation.take())
+        self.listening = Listening(self.services, activation.take())
         self._stop_asked = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._drained = asyncio.Event()
@@ -387,6 +387,9 @@ class Hub:
     def _on_loop_exception(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What nobody caught: a bug, or the loop's own complaint that it cannot accept."""
         text = str(context.get("message", ""))
+        failure = context.get("exception")
+        if isinstance(failure, OSError) and failure.errno in sockets.EXHAUSTED:
+            self.services.refused["descriptors"] += 1
         held = self.services.throttle.allow(f"loop {text}")
         if held is not None:
             exc = context.get("exception")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -28,11 +29,13 @@ class CarrierListener:
         sock: socket.socket,
         accepted: Callable[[socket.socket, tuple[str, int]], None],
         throttle: Throttle,
+        refused: Counter[str],
     ) -> None:
         self._loop = loop
         self._sock = sock
         self._accepted = accepted
         self._throttle = throttle
+        self._refused = refused
         self._reserve = _spare()
         self._timer: asyncio.TimerHandle | None = None
         name = sock.getsockname()
@@ -55,6 +58,8 @@ class CarrierListener:
         held = self._throttle.allow("accept")
         if held is not None:
             event(log.error, "accept_failed", error=os.strerror(exc.errno or 0), repeated=held)
+        if exc.errno in sockets.EXHAUSTED:
+            self._refused["descriptors"] += 1
         if exc.errno in sockets.EXHAUSTED and self._reserve is not None:
             os.close(self._reserve)
             self._reserve = None

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Iterable
 
 from hubtunnel.config import Config
 from hubtunnel.daemon.listeners import CarrierListener
-from hubtunnel.daemon.logs import Throttle, event, log
+from hubtunnel.daemon.logs import event, log
 from hubtunnel.daemon.pool import Key, SocketPool, key_of
+from hubtunnel.daemon.services import Services
 
 
 class Listening:
     """Owns the bound sockets; gate and links are given duplicates."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, throttle: Throttle, inherited: Iterable[socket.socket]) -> None:
-        self._loop = loop
-        self._throttle = throttle
+    def __init__(self, services: Services, inherited: Iterable[socket.socket]) -> None:
+        self._services = services
         self._pool = SocketPool(inherited)
         self._refusers: dict[Key, CarrierListener] = {}
 
@@ -48,8 +47,13 @@ class Listening:
             event(
                 log.warning, "socket_unused", address=f"{key[0]} port {key[1]}", cure="take it out of hubtunnel.socket"
             )
-            refuser = CarrierListener(self._loop, unused[key].dup(), lambda sock, _: sock.close(), self._throttle)
-            self._refusers[key] = refuser
+            self._refusers[key] = CarrierListener(
+                self._services.loop,
+                unused[key].dup(),
+                lambda sock, _: sock.close(),
+                self._services.throttle,
+                self._services.refused,
+            )
 
     def drain(self, config: Config) -> None:
         """Keep the carriers' sockets alone, for resumes. At a supervisor's others one waits for the next daemon."""

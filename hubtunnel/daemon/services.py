@@ -7,10 +7,12 @@ import itertools
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hubtunnel.daemon.limits import Descriptors
 from hubtunnel.daemon.logs import Throttle
 from hubtunnel.daemon.mtawatch import MtaWatches
 from hubtunnel.daemon.resolver import Resolver
@@ -64,6 +66,8 @@ class Services:
     tick: float = TICK
     move_spread: float = MOVE_SPREAD
     progress: asyncio.Event = field(default_factory=asyncio.Event)  # a stream, session or carrier ended
+    descriptors: Descriptors = field(default_factory=Descriptors)
+    refused: Counter[str] = field(default_factory=Counter)  # for want of what, by the names in `limits.shown`
     throttle: Throttle = field(init=False)
     mta: MtaWatches = field(init=False)
 

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from hubtunnel import __version__
-from hubtunnel.daemon import contexts
+from hubtunnel.daemon import contexts, limits
 from hubtunnel.daemon.carrier import Connection
 from hubtunnel.daemon.local import text_of
 from hubtunnel.daemon.logs import rfc3339
@@ -41,6 +41,7 @@ def hub_status(hub: Hub) -> dict[str, Any]:
         "listen": [text_of(address) for address in hub.gate.addresses],
         "memory_bytes": services.budget.used,
         "memory": {"limit": services.budget.limit, "peak": services.budget.peak},
+        "limits": limits.shown(hub),
         "strangers": {
             "pending": services.admission.pending,
             "causes": dict(knocks.total),

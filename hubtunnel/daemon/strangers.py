@@ -61,6 +61,22 @@ class Admission:
         self._listed: dict[str, frozenset[str]] = {}
         self._authenticated: OrderedDict[str, float] = OrderedDict()
         self.refused = 0
+        self.refused_unknown = 0  # of them, those from addresses that no peer is known by
+
+    @property
+    def limit(self) -> int:
+        """How many may hold a slot."""
+        return self._limit
+
+    @property
+    def limit_unknown(self) -> int:
+        """How many of them may come from addresses that no peer is known by."""
+        return self._limit // 2
+
+    @property
+    def pending_unknown(self) -> int:
+        """Connections from addresses that no peer is known by."""
+        return self._pending_unknown
 
     @property
     def pending(self) -> int:
@@ -93,11 +109,12 @@ class Admission:
         """A slot, or None: close the connection at once."""
         network = network_of(address)
         known = self._known(network, now)
-        full = self._pending >= self._limit or (not known and self._pending_unknown >= self._limit // 2)
+        full = self._pending >= self._limit or (not known and self._pending_unknown >= self.limit_unknown)
         if full or self._by_network[network] >= self._per_source:
             if not self._by_network[network]:
                 del self._by_network[network]
             self.refused += 1
+            self.refused_unknown += not known
             return None
         self._by_network[network] += 1
         self._pending += 1

@@ -7,6 +7,7 @@ import os
 import resource
 import socket
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -46,6 +47,7 @@ def exhaust(held: list[int]) -> None:
 def test_no_descriptor_left(run_loop: RunLoop, few_descriptors: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listeners, "_BACK_OFF", 0.2)
     accepted: list[socket.socket] = []
+    refused: Counter[str] = Counter()
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
@@ -55,6 +57,7 @@ def test_no_descriptor_left(run_loop: RunLoop, few_descriptors: list[int], monke
             sockets.listen("127.0.0.1", 0, "test"),
             lambda sock, address: accepted.append(sock),
             Throttle(60, loop.time),
+            refused,
         )
         for client in clients:
             client.setblocking(False)
@@ -66,6 +69,7 @@ def test_no_descriptor_left(run_loop: RunLoop, few_descriptors: list[int], monke
             assert await loop.sock_recv(clients[0], 1) == b""  # told at once, with the reserved descriptor
             assert await loop.sock_recv(clients[1], 1) == b""  # and the next one after the rest
         assert not accepted
+        assert refused["descriptors"] >= 2
         assert time.process_time() - before < 0.2  # no spinning
         while few_descriptors:
             os.close(few_descriptors.pop())
