@@ -12,14 +12,36 @@ class Budget:
     """Memory of the whole hub: bytes in all queues and resend buffers together.
 
     Shared by every link. Half used: windows stop growing and shrink to their tight value; fully used: no new streams.
+
+    `promised` is the credit that peers hold, used or not: what may have to be kept should all local servers stand still
+    at once. New streams count up to the whole limit, windows grow up to half of it.
     """
 
-    __slots__ = ("limit", "peak", "used")
+    __slots__ = ("limit", "peak", "promised", "used")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
         self.peak = 0
+        self.promised = 0
+
+    def promise(self, n: int) -> bool:
+        """ST4: a stream begins, whose peer may send `n` bytes. False: there is no memory for that."""
+        if self.promised + n > self.limit:
+            return False
+        self.promised += n
+        return True
+
+    def promise_more(self, n: int) -> bool:
+        """ST11: a stream's window grows by `n` bytes. False: it may not."""
+        if self.tight or (self.promised + n) * 2 > self.limit:
+            return False
+        self.promised += n
+        return True
+
+    def take_back(self, n: int) -> None:
+        """A stream is over: its peer can send no more of `n` bytes."""
+        self.promised -= n
 
     def take(self, n: int) -> None:
         """`n` bytes more are held."""

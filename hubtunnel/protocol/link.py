@@ -243,7 +243,9 @@ class Link:
             leaving = next((s for s in self.sessions if s.live and s.leaving), None)
             code = None if leaving is None else leaving.goaway_received
             raise NotReady("no session with this peer", code)
-        if len(session.mux.streams) >= self._env.settings.streams_per_peer or self._env.budget.full:
+        budget = self._env.budget
+        crowded = len(session.mux.streams) >= self._env.settings.streams_per_peer
+        if crowded or budget.full or not budget.promise(c.INITIAL_CREDIT):
             raise NotReady("our own limit of streams or memory is reached", Code.LIMIT)
         session.mux.now = now
         stream = session.mux.open(source)

@@ -77,7 +77,7 @@ class Mux:
     # --- sending --------------------------------------------------------------------------------------------
 
     def open(self, source: tuple[str, int] | None) -> Stream:
-        """ST1: a new stream of ours; its OPEN goes out with the next record."""
+        """ST1: a new stream of ours; its OPEN goes out with the next record. The caller has had its credit promised."""
         number = self._next_own
         self._next_own += 2
         stream = Stream(self, number, frames.encode(Frame.OPEN, number, frames.encode_open(source)))
@@ -160,9 +160,10 @@ class Mux:
     def grown_window(self, window: int, granted_at: float) -> int:
         """ST11: the receive window of a stream that keeps up: doubled, while there is memory."""
         fast = self.now - granted_at <= max(GROW_WITHIN_RTTS * self.rtt, GROW_WITHIN_MIN)
-        if not fast or window >= c.CREDIT_MAX or self.budget.tight:
+        if not fast or window >= c.CREDIT_MAX:
             return window
-        return min(window * 2, c.CREDIT_MAX)
+        grown = min(window * 2, c.CREDIT_MAX)
+        return grown if self.budget.promise_more(grown - window) else window
 
     # --- receiving ------------------------------------------------------------------------------------------
 
@@ -224,7 +225,7 @@ class Mux:
             return self.goaway_code
         if service != "smtp":
             return Code.REFUSED
-        if len(self.streams) >= self.streams_max or self.budget.full:
+        if len(self.streams) >= self.streams_max or self.budget.full or not self.budget.promise(c.INITIAL_CREDIT):
             return Code.LIMIT
         return None
 

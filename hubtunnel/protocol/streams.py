@@ -265,6 +265,8 @@ class Stream:
     def discard(self) -> None:
         """Let all buffers of a stream that is over go."""
         self._mux.budget.give(self.queued + self.unconsumed)
+        self._mux.budget.take_back(self._window)
+        self._window = 0
         self._chunks.clear()
         self.queued = 0
         self.unconsumed = 0

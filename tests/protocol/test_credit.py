@@ -332,8 +332,8 @@ def test_budget_returns_to_zero(ending: str) -> None:
     pair.flush(pair.a)
     pair.flush(pair.b)
     pair.advance(60)
-    assert pair.a.budget.used == 0
-    assert pair.b.budget.used == 0
+    assert (pair.a.budget.used, pair.a.budget.promised) == (0, 0)
+    assert (pair.b.budget.used, pair.b.budget.promised) == (0, 0)
     assert pair.a.budget.peak > 0
 
 
