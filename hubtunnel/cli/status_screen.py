@@ -57,6 +57,11 @@ def _head(status: dict[str, Any]) -> Iterable[Text]:
     causes = status["strangers"]["causes"]
     if causes:
         yield Text("no answer given: " + ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items())))
+    yield _limits(status["limits"])
+    for listener in status["deliver"]:
+        if listener["state"] == "failing":
+            text = f"mail server at {listener['address']} fails since {listener['since']}: {listener['text']}"
+            yield Text(text, "red")
     for warning in status["warnings"]:
         yield Text(f"warning: {warning}", style="yellow")
 
@@ -74,6 +79,16 @@ _COLUMNS: tuple[tuple[str, int, bool, Callable[[dict[str, Any]], str | Text]], .
     ("EPOCH", 100, True, lambda peer: str(peer["session"]["epoch"]) if peer["session"] else "-"),
     ("KEYS UNTIL", 100, False, lambda peer: _keys_end(peer)),
 )
+
+
+def _limits(limits: dict[str, dict[str, int]]) -> Text:
+    line = Text("limits:")
+    for name, limit in limits.items():
+        if name != "memory" or limit["refused"]:  # how much it holds stands above
+            line.append(f"  {name} {limit['used']}/{limit['bound']}")
+        if limit["refused"]:
+            line.append(f" ({limit['refused']} refused)", "yellow")
+    return line
 
 
 def _table(peers: list[dict[str, Any]], width: int) -> Table:

@@ -58,6 +58,8 @@ def hub(*peers: dict[str, Any], **over: Any) -> dict[str, Any]:
         "draining": False,
         "warnings": [],
         "strangers": {"causes": {}},
+        "limits": {"streams": {"used": 3, "bound": 500, "refused": 0}, "memory": {"used": 0, "bound": 9, "refused": 0}},
+        "deliver": [],
         "peers": list(peers),
     } | over
 
@@ -138,6 +140,21 @@ def test_what_else_is_said_at_the_top() -> None:
     assert "warning: link key ends in 7 days" in text
     assert "no answer given: 1 gate, 2 unknown" in text
     assert "`hubtunnel peer add CARD`" in text
+
+
+def test_limits_and_mail_servers_that_fail() -> None:
+    limits = {"streams": {"used": 3, "bound": 500, "refused": 0}, "memory": {"used": 9, "bound": 9, "refused": 4}}
+    assert "limits:  streams 3/500\n" in drawn(hub())
+    assert "limits:  streams 3/500  memory 9/9 (4 refused)\n" in drawn(hub(limits=limits))
+    listener = {
+        "address": "127.0.0.1:26",
+        "state": "failing",
+        "since": "2026-11-22T02:11:00.000Z",
+        "text": "[no] greeting",
+    }
+    text = drawn(hub(deliver=[listener, {**listener, "address": "127.0.0.1:27", "state": "passed"}]))
+    assert "mail server at 127.0.0.1:26 fails since 2026-11-22T02:11:00.000Z: [no] greeting" in text
+    assert "127.0.0.1:27" not in text
 
 
 def test_an_address_in_brackets_is_no_markup() -> None:
