@@ -77,13 +77,14 @@ class Breaker:
         return math.exp(self._random.uniform(math.log(least), math.log(most)))
 
     async def run(self) -> None:
-        """All of them. Overlap is not wanted: each has its time, and what is left is shared out between them."""
+        """All of them, each on a carrier that is there; what time they leave is shared out between them at random."""
         plan = self._plan()
         spare = self._form.seconds - sum(seconds for _, seconds in plan)
         gaps = [self._random.expovariate(1.0) for _ in plan]
         scale = max(spare, 0.05 * self._form.seconds) / sum(gaps)
         for (kind, seconds), gap in zip(plan, gaps, strict=True):
             await asyncio.sleep(gap * scale)
+            await self._bench.until_up()
             self.done.append(Fault(kind, seconds, sum(sender.under_way for sender in self._senders)))
             await self._do(kind, seconds)
 
