@@ -44,8 +44,12 @@ class Target:
         """What peers may share of it."""
         return MtaListener(self.host, self.port, self.proxy_protocol, self.source)
 
-    def header(self, carrier: tuple[str, int], own: tuple[str, int]) -> bytes | None:
+    def header(
+        self, carrier: tuple[str, int], own: tuple[str, int], *, peer: str = "", session: bytes = b""
+    ) -> bytes | None:
         """The PROXY header for a stream over a carrier from `carrier` to `own`; None when there is no honest one.
+
+        Version 2 also says which peer was authenticated, and in which session.
 
         A carrier from a loopback address (a relay in between, two hubs on one machine) would make the MTA take the
         mail for its own user's: such a peer needs `present_as`.
@@ -55,7 +59,7 @@ class Target:
         address = self.present_as or carrier[0]
         if not address or (not self.present_as and proxy.misleads(address)):
             return None
-        return proxy.header(self.proxy_protocol, (address, carrier[1]), own)
+        return proxy.header(self.proxy_protocol, (address, carrier[1]), own, peer=peer, session=session)
 
 
 def target_of(peer: Peer) -> Target:

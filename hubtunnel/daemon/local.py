@@ -191,7 +191,7 @@ class LocalSide:
             self.mta_unreachable(failure)
             stream.reset(Code.MTA_UNREACHABLE)
             return
-        header = self._target.header(carrier, own)
+        header = self._target.header(carrier, own, peer=self.name, session=stream.session.sid)
         if header is None:
             self._deliver_failed(
                 f"the carrier comes from {carrier[0]}, which our MTA would trust as its own: "
