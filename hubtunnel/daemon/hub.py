@@ -265,6 +265,7 @@ class Hub:
         for name in removed:
             link = self.links.pop(name)
             await link.close(Code.REFUSED)
+            self._hooks.forget(name)
             self.services.admission.list_addresses(name, ())
         changed = []
         for name in sorted(stay):

@@ -1,4 +1,4 @@
-"""A peer that falls silent is noticed, idle or under traffic, and the first message after a quiet night does not stall."""
+"""A peer that falls silent is noticed, idle or under traffic; the first message after a quiet night is not held up."""
 
 from __future__ import annotations
 
