@@ -1,130 +1,89 @@
-"""What is measured: pairs of programs in a row, a near end that takes connections and a far end that hands them on.
-
-A further peer is one more function here and one more line in PAIRS.
-"""
+"""Everything that is measured side by side. A further peer is one more function and one more line in PAIRS."""
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
+from tests.bench import proxies, wireguard
+from tests.bench.ways import Pair, Place, Running
 from tests.e2e.hubs import Hub
-from tests.e2e.processes import Child
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where one pair works: three addresses of its own and a folder. All HOST:PORT."""
-
-    directory: Path
-    entrance: str
-    middle: str
-    sink: str
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """`start` gives the process ids of both ends once connections to the entrance reach the sink."""
-
-    name: str
-    text: str
-    start: Callable[[Place], AbstractContextManager[tuple[int, ...]]]
-    programs: tuple[str, ...] = ()
-
-
-def cpu_seconds(pids: tuple[int, ...]) -> float:
-    """User and system time of the processes so far, all their threads together (fields 14 and 15 of proc(5) stat)."""
-    ticks = 0
-    for pid in pids:
-        # The name in parentheses may hold spaces.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def accepts(address: str) -> bool:
-    """Whether somebody listens there, whatever they do with the connection."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=2).close()
-    except OSError:
-        return False
-    return True
-
-
-_HAPROXY = """\
-global
-    tune.bufsize 65536
-    maxconn 2000
-defaults
-    mode tcp
-    timeout connect 10s
-    timeout client 60s
-    timeout server 60s
-listen {name}
-    bind {listen}
-    server next {target}
-"""
 
 
 @contextmanager
-def haproxy_plain(place: Place) -> Iterator[tuple[int, ...]]:
-    """HAProxy as a TCP proxy, twice, without TLS: what can be had where nothing is protected."""
-    ends = [
-        _haproxy(place.directory, "near", place.entrance, place.middle),
-        _haproxy(place.directory, "far", place.middle, place.sink),
-    ]
-    try:
-        for end, address in zip(ends, (place.entrance, place.middle), strict=True):
-            end.wait_for(partial(accepts, address), f"haproxy to listen on {address}")
-        yield tuple(end.pid for end in ends)
-    finally:
-        for end in ends:
-            end.stop()
-
-
-def _haproxy(directory: Path, name: str, listen: str, target: str) -> Child:
-    config = directory / f"{name}.cfg"
-    config.write_text(_HAPROXY.format(name=name, listen=listen, target=target))
-    return Child(f"haproxy {name}", ["haproxy", "-db", "-f", str(config)], directory / f"{name}.log")
+def direct(place: Place) -> Iterator[Running]:
+    """No pair at all."""
+    yield Running((), place.direct)
 
 
 @contextmanager
-def hubtunnel(place: Place, *, loop: str) -> Iterator[tuple[int, ...]]:
-    """Our own daemons, with their default settings but for the PROXY header, which the sink does not understand."""
+def hubtunnel(place: Place, *, loop: str) -> Iterator[Running]:
+    """Our own daemons, with their default settings but for what the sinks do not understand.
+
+    That is the PROXY header, and for the sink of bulk data the question whether it is an SMTP server.
+    """
     near, far = (
-        Hub(f"{name}.example", place.directory / name, listen=listen, deliver=place.sink, namespace=None)
+        Hub(f"{name}.example", place.directory / name, listen=listen, deliver=place.sink, namespace=inside)
         # The near end needs no listener that anybody dials: any port will do.
-        for name, listen in (("near", f"{place.middle.rpartition(':')[0]}:0"), ("far", place.middle))
+        for name, listen, inside in (
+            ("near", f"{_nobody_dials(place)}:0", place.near),
+            ("far", place.middle, place.far),
+        )
     )
-    unused = place.entrance.rpartition(":")[0] + ":2523"
+    unused = f"127.0.0.{100 + place.number}:2523"
     near.introduce(far, listen=place.entrance, endpoint=place.middle)
-    far.introduce(near, listen=unused)
-    far.configure_peer(near, "[deliver]", 'proxy_protocol = "none"')
+    far.introduce(near, listen=unused if place.far else f"{_nobody_dials(place)}:2523")
+    near.configure_peer(far, "[deliver]", 'proxy_protocol = "none"', "probe = false")
+    far.configure_peer(near, "[deliver]", 'proxy_protocol = "none"', "probe = false")
     try:
-        for hub in (near, far):
+        began = time.perf_counter()
+        for hub in (far, near):
             hub.start(loop=loop)
         for hub in (near, far):
             hub.wait_until_up()
-        yield (near.pid, far.pid)
+        yield Running((near.pid, far.pid), place.entrance, time.perf_counter() - began)
     finally:
         for hub in (near, far):
             hub.stop()
 
 
+def _nobody_dials(place: Place) -> str:
+    return "127.0.0.1" if place.near is not None else place.entrance.rpartition(":")[0]
+
+
 PAIRS = {
     pair.name: pair
     for pair in (
-        Pair("haproxy", "HAProxy, plain TCP, two in a row", haproxy_plain, ("haproxy",)),
+        Pair("direct", "no proxy: the load generator and the sink alone", direct),
+        Pair("haproxy", "HAProxy, plain TCP, two in a row", proxies.haproxy_plain, ("haproxy",)),
+        Pair(
+            "haproxy-tls",
+            "HAProxy, TLS 1.3 with pinned certificates both ways (P-256)",
+            proxies.haproxy_tls,
+            ("haproxy", "openssl"),
+        ),
+        Pair(
+            "stunnel",
+            "stunnel, TLS 1.3, verifyPeer both ways (P-256)",
+            proxies.stunnel,
+            ("stunnel4", "openssl"),
+            share=0.4,
+        ),
+        Pair("spiped", "spiped, one shared secret", proxies.spiped, ("spiped",), share=0.1),
+        Pair(
+            "wireguard-go",
+            "wireguard-go between two network namespaces",
+            wireguard.wireguard,
+            ("wireguard-go", "wg", "ip"),
+            own_network=True,
+            lacking=wireguard.lacking,
+        ),
         Pair("hubtunnel", "hubtunnel on uvloop", partial(hubtunnel, loop="uvloop")),
         Pair("hubtunnel-asyncio", "hubtunnel on asyncio's own loop", partial(hubtunnel, loop="asyncio")),
     )
 }
 
 REFERENCE = "haproxy"
-"""The pair that all ratios are taken against."""
+"""The pair that ratios are taken against where nothing else is said."""

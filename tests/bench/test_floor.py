@@ -7,48 +7,45 @@ import os
 import pytest
 
 from tests.bench.floor import Floor, below_floor, read_floors
-from tests.bench.loads import INSTALL, LOADS
-from tests.bench.mail import SHORT_LOADS, SHORT_PAIRS, SHORT_ROUNDS, SHORT_SHARE
-from tests.bench.measure import Figure, Run, figures, measure, programs_of
+from tests.bench.ground import absent, on_loopback
+from tests.bench.install import INSTALL
+from tests.bench.loads import MAIL, PROGRAMS
 from tests.bench.pairs import PAIRS
-from tests.e2e.processes import missing
+from tests.bench.runs import Effort, Notebook, interleaved
+from tests.bench.samples import Sample, Samples
+
+SHORT_PAIRS = ("haproxy", "hubtunnel")
+SHORT_ROUNDS = 5
 
 
-def run(number: int, pair: str, seconds: float) -> Run:
-    """A thousand messages in so many seconds."""
-    return Run(round=number, load="new", pair=pair, messages=1000, seconds=seconds, cpu_seconds=seconds / 10)
-
-
-def test_ratios_are_taken_within_a_round() -> None:
-    """Where the whole machine slows down from round to round, the ratio stays what it is."""
-    runs = [run(n, pair, base * (n + 1)) for n in range(3) for pair, base in (("haproxy", 1.0), ("hubtunnel", 2.0))]
-
-    assert [f.speed_ratio for f in figures(runs)] == [1.0, 0.5]
-    assert [f.cpu_ratio for f in figures(runs)] == [1.0, 2.0]
+def mail(number: int, pair: str, rate: float) -> Sample:
+    return Sample("mail", "new", pair, number, {"messages_per_s": rate})
 
 
 def test_a_missed_floor_is_told() -> None:
     """The check can fail: just above passes, just below does not, and measuring nothing is no pass."""
     floors = [Floor("new", "hubtunnel", 0.5)]
 
-    def figure(ratio: float) -> list[Figure]:
-        return [Figure("new", "hubtunnel", 1000.0, 300.0, ratio, 1.0)]
+    def measured(rate: float) -> Samples:
+        return Samples((mail(0, "haproxy", 1000.0), mail(0, "hubtunnel", rate)))
 
-    assert below_floor(figure(0.51), floors) == []
-    assert below_floor(figure(0.49), floors) == ["hubtunnel under `new`: 0.49 of the reference, the floor is 0.50"]
+    assert below_floor(measured(510.0), floors) == []
+    assert below_floor(measured(490.0), floors) == ["hubtunnel under `new`: 0.49 of the reference, the floor is 0.50"]
     with pytest.raises(ValueError, match="no load and pair"):
-        below_floor([], floors)
+        below_floor(Samples(()), floors)
 
 
-@pytest.mark.alone
 @pytest.mark.e2e
 @pytest.mark.slow
+@pytest.mark.alone
 def test_messages_per_second_stay_above_the_floor() -> None:
     """The short form of the benchmark, for real."""
     pairs = [PAIRS[name] for name in SHORT_PAIRS]
-    absent = missing(programs_of(pairs))
-    if absent:
-        pytest.skip(f"needs {', '.join(absent)}: {INSTALL}")
-    runs = measure(pairs, [LOADS[name] for name in SHORT_LOADS], rounds=SHORT_ROUNDS, share=SHORT_SHARE)
+    lacking = absent(pairs, PROGRAMS)
+    if lacking:
+        pytest.skip(f"{lacking}: {INSTALL}")
+    notebook = Notebook()
+    with on_loopback(pairs, "smtp") as ways:
+        interleaved("mail", ways, MAIL[:1], SHORT_ROUNDS, Effort(), notebook)
 
-    assert below_floor(figures(runs), read_floors()) == [], f"load average {os.getloadavg()}"
+    assert below_floor(Samples(tuple(notebook.samples)), read_floors()) == [], f"load average {os.getloadavg()}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -114,6 +114,28 @@ class Postfix:
         }
         return "".join(f"{key} = {value}\n" for key, value in settings.items())
 
+    def extend(
+        self,
+        main: Mapping[str, str],
+        services: Sequence[tuple[str, Sequence[str]]],
+        routes: Mapping[str, str],
+    ) -> None:
+        """Settings that replace ours, services with their options, and further routes; before `start`."""
+        for key, value in main.items():
+            self._set(key, value)
+        with (self._config / "master.cf").open("a") as file:
+            file.writelines(_service(line, *options) for line, options in services)
+        with (self._config / "transport").open("a") as file:
+            file.writelines(f"{key} {value}\n" for key, value in routes.items())
+
+    def set_main(self, key: str, value: str) -> None:
+        """Change a setting of the running MTA."""
+        self._set(key, value)
+        run("postfix", "-c", str(self._config), "reload")
+
+    def _set(self, key: str, value: str) -> None:
+        run("postconf", "-c", str(self._config), "-e", f"{key} = {value}")
+
     def start(self) -> None:
         self._child = self.namespace.start(
             f"postfix of {self.hostname}",
@@ -165,20 +187,21 @@ class Postfix:
         return list(folder.iterdir()) if folder.is_dir() else []
 
 
-def _master_cf() -> str:
-    def service(line: str, *options: str) -> str:
-        return "\n".join([line, *(f"  -o {option}" for option in options)]) + "\n"
+def _service(line: str, *options: str) -> str:
+    return "\n".join([line, *(f"  -o {option}" for option in options)]) + "\n"
 
+
+def _master_cf() -> str:
     def inet(address: tuple[str, int]) -> str:
         return f"{address[0]}:{address[1]} inet n - n - - smtpd"
 
     return (
-        service(inet(SUBMIT), "syslog_name=postfix/submit")
-        + service(inet(INBOUND), *_INBOUND_OPTIONS)
-        + service("hubtunnel unix - - n - - smtp", *_OUTBOUND_OPTIONS)
+        _service(inet(SUBMIT), "syslog_name=postfix/submit")
+        + _service(inet(INBOUND), *_INBOUND_OPTIONS)
+        + _service("hubtunnel unix - - n - - smtp", *_OUTBOUND_OPTIONS)
         # The same, but a new connection for every message, and connections kept for as many as there are.
-        + service("hubtunnel-single unix - - n - - smtp", *_OUTBOUND_OPTIONS, "smtp_connection_cache_on_demand=no")
-        + service(
+        + _service("hubtunnel-single unix - - n - - smtp", *_OUTBOUND_OPTIONS, "smtp_connection_cache_on_demand=no")
+        + _service(
             "hubtunnel-kept unix - - n - - smtp", *_OUTBOUND_OPTIONS, "smtp_connection_cache_destinations=127.0.1.2"
         )
         + _INTERNAL_SERVICES

@@ -1,0 +1,100 @@
+"""What the project wants to reach, each target with how it is computed from the samples."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tests.bench.parts import RATE, distance_name
+from tests.bench.samples import Samples, Spread, spread
+
+OURS = "hubtunnel"
+_100_MS = distance_name(0.100, 0.0)
+_100_MS_LOSS = distance_name(0.100, 0.01)
+
+
+class Verdict(StrEnum):
+    """Of a target, by the median."""
+
+    REACHED = "reached"
+    MISSED = "**missed**"
+    UNKNOWN = "not measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """`wanted` is the least, or with `at_most` the most, that `measured` may be."""
+
+    what: str
+    unit: str
+    wanted: float
+    measured: Callable[[Samples], Spread | None]
+    at_most: bool = False
+
+    def judge(self, samples: Samples) -> tuple[Spread | None, Verdict]:
+        """What was measured, and what it is worth."""
+        value = self.measured(samples)
+        if value is None:
+            return None, Verdict.UNKNOWN
+        good = value.median <= self.wanted if self.at_most else value.median >= self.wanted
+        return value, Verdict.REACHED if good else Verdict.MISSED
+
+
+def _ratio(part: str, load: str, other: str, value: str) -> Callable[[Samples], Spread | None]:
+    return lambda samples: samples.ratio(part, load, OURS, other, value)
+
+
+def _figure(part: str, load: str, value: str) -> Callable[[Samples], Spread | None]:
+    return lambda samples: samples.figure(part, load, OURS, value)
+
+
+def _added_latency(samples: Samples) -> Spread | None:
+    """What we add to a round trip, against what HAProxy with TLS adds."""
+    pairs = (OURS, "haproxy-tls", "direct")
+    return samples.within_rounds(
+        "latency", "noop", pairs, "p50_us", lambda own, tls, none: (own - none) / max(0.0, tls - none)
+    )
+
+
+def _crowding(samples: Samples) -> Spread | None:
+    return samples.derived(
+        "crowded", "crowded", OURS, lambda values: values["busy_p99_ms"] / (2 * values["idle_p99_ms"] + 10)
+    )
+
+
+def _link_share(samples: Samples) -> Spread | None:
+    return samples.derived(_100_MS, "bulk", OURS, lambda values: 100 * values["mb_per_s"] * 8e6 / RATE)
+
+
+def per_peer_kb(samples: Samples) -> Spread | None:
+    """The slope of a straight line through memory against connected peers."""
+    points = samples.curve("scale", "connected", "resident_mb")
+    if len(points) < 2:
+        return None
+    slope = statistics.linear_regression([x for x, _ in points], [y for _, y in points]).slope
+    return spread([slope * 1000])
+
+
+# ruff: noqa: E501 - one line a target reads as the table that it is
+TARGETS = (
+    Target("messages/s, a connection each, 10 KiB, 20 at once", "× HAProxy plain", 1.1, _ratio("mail", "new", "haproxy", "messages_per_s")),
+    Target("the same", "× HAProxy TLS", 3, _ratio("mail", "new", "haproxy-tls", "messages_per_s")),
+    Target("the same", "× stunnel", 5, _ratio("mail", "new", "stunnel", "messages_per_s")),
+    Target("messages/s, connections kept", "× HAProxy plain", 0.95, _ratio("mail", "kept", "haproxy", "messages_per_s")),
+    Target("the same", "× HAProxy TLS", 1.4, _ratio("mail", "kept", "haproxy-tls", "messages_per_s")),
+    Target("bulk, one stream", "× HAProxy TLS", 1.5, _ratio("bulk", "one", "haproxy-tls", "mb_per_s")),
+    Target("the same", "× stunnel", 2, _ratio("bulk", "one", "stunnel", "mb_per_s")),
+    Target("the same", "× spiped", 8, _ratio("bulk", "one", "spiped", "mb_per_s")),
+    Target("CPU per message, a connection each", "× HAProxy plain", 1.0, _ratio("mail", "new", "haproxy", "cpu_per_message_us"), at_most=True),
+    Target("CPU per GB, one stream", "× HAProxy TLS", 1.0, _ratio("bulk", "one", "haproxy-tls", "cpu_per_gb_s"), at_most=True),
+    Target("added latency of an idle SMTP round trip, median", "× HAProxy TLS", 1.5, _added_latency, at_most=True),
+    Target("small replies' p99 while 25 MB mails pass at 100 Mbit/s", "× (2 × idle p99 + 10 ms)", 1.0, _crowding, at_most=True),
+    Target("round trips until the 250 at 100 ms, warm", "round trips", 6.1, _figure("delivery", "delivery", "round_trips"), at_most=True),
+    Target("bulk at 100 ms, no loss, 100 Mbit/s", "% of the link", 90, _link_share),
+    Target("20 mails of 1 MB at once at 100 ms, 1 % loss", "× direct in clear", 0.8, _ratio(_100_MS_LOSS, "batch", "direct", "mb_per_s")),
+    Target("memory of a hub with one peer", "MB", 45, _figure("costs", "standing", "resident_mb"), at_most=True),
+    Target("memory of an idle stream", "KB", 20, _figure("costs", "standing", "per_stream_kb"), at_most=True),
+    Target("memory of a connected peer", "KB", 60, per_peer_kb, at_most=True),
+)  # fmt: skip
