@@ -107,6 +107,8 @@ def _reload(args: argparse.Namespace) -> int:
         raise
     said = [f"{len(answer[kind])} {kind}" for kind in ("added", "removed", "changed") if answer.get(kind)]
     print(f"reloaded: {', '.join(said) if said else 'no peer changed'}")
+    if answer.get("later"):
+        print(f"for sessions that begin from now on: {', '.join(answer['later'])}")
     return DONE
 
 

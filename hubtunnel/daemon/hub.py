@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hubtunnel.config import Config, load
-from hubtunnel.daemon import activation, contexts, logs, sockets
+from hubtunnel.daemon import activation, changes, contexts, logs, sockets
 from hubtunnel.daemon.carddesk import CardDesk
 from hubtunnel.daemon.control import Answer, ControlServer
 from hubtunnel.daemon.gate import Gate
@@ -128,10 +128,10 @@ class Hub:
         self.listening.bind(self.config)
         await self._control.start()
         self._log_notices(self.keys)
-        mail = self.listening.mail_sockets(self.config, made)
+        carriers, mail = self.listening.take(self.config, made)
         for peer in self.keys.peers:
             await self._add_link(self.config, self.keys, peer.name, made[peer.name], mail.pop(peer.name, None))
-        self._apply_gate(self.listening.carrier_sockets(self.config), made)
+        self._apply_gate(carriers, made)
         self.listening.settle(self.config)
         self._ticker = self._loop.create_task(self._tick())
         self.keeper.start()
@@ -211,7 +211,8 @@ class Hub:
     async def reload(self) -> dict[str, list[str]]:
         """Read the configuration again and take it over whole, or not at all.
 
-        Returns the peers added, removed and changed. Raises `ConfigError` with every mistake; then nothing changed.
+        Returns the peers `added`, `removed` and `changed`, and under `later`, if there are any, the settings that hold
+        for new sessions. Raises `ConfigError` with every mistake; then nothing changed.
         """
         async with self._reloading:
             if self._stop_asked.is_set():
@@ -224,7 +225,7 @@ class Hub:
 
     async def _reload(self) -> dict[str, list[str]]:
         config = await self.services.workers.call(lambda: load(self.config.path))
-        problems = _needs_restart(self.config, config)
+        problems = changes.need_restart(self.config, config)
         if problems:
             raise ConfigError(problems)
         keys = await self.services.workers.call(
@@ -238,17 +239,17 @@ class Hub:
         listened = {peer.name: peer.listen for peer in self.config.peers if peer.name in stay}
         moved = [peer.name for peer in config.peers if peer.name not in stay or peer.listen != listened[peer.name]]
         try:  # whatever can fail comes before anything that runs is touched
-            carriers = self.listening.carrier_sockets(config)
-            mail = self.listening.mail_sockets(config, moved)
+            carriers, mail = self.listening.take(config, moved)
         except ConfigError:
             self.listening.settle(self.config)
             raise
+        later = changes.later(self.config, config)
         before, self.config, self.keys = self.keys, config, keys
-        changes = await self._take_over(before, config, keys, made, mail)
+        changed = await self._take_over(before, config, keys, made, mail)
         self._apply_gate(carriers, made)
         self.listening.settle(config)
-        event(log.info, "reloaded", **{kind: len(names) for kind, names in changes.items()})
-        return changes
+        event(log.info, "reloaded", **{kind: len(names) for kind, names in changed.items()})
+        return {**changed, "later": later} if later else changed
 
     async def _take_over(
         self, before: HubKeys, config: Config, keys: HubKeys, made: _Contexts, mail: dict[str, socket.socket]
@@ -433,13 +434,3 @@ def _staying(before: HubKeys, after: HubKeys) -> set[str]:
 
 def _same_pin(old: PeerKeys, new: PeerKeys) -> bool:
     return old.config.pin == new.config.pin and old.cards.first.data == new.cards.first.data
-
-
-def _needs_restart(before: Config, after: Config) -> list[str]:
-    """What a running daemon cannot change about itself."""
-    pairs: Iterable[tuple[str, object, object]] = (
-        ("name", before.name, after.name),
-        ("state", before.state, after.state),
-        ("[control] socket", before.control_socket, after.control_socket),
-    )
-    return [f"{after.path}: {key}: changing it needs a restart" for key, old, new in pairs if old != new]

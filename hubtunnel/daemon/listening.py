@@ -24,18 +24,19 @@ class Listening:
         """Bind what is not bound yet. Raises `ConfigError` with every address that cannot be; then none is."""
         self._pool.bind_missing(_wanted(config))
 
-    def carrier_sockets(self, config: Config) -> dict[Key, socket.socket]:
-        """Duplicates for the gate. Raises `ConfigError` when there are no descriptors left."""
-        return self._pool.take(_carrier_keys(config))
+    def take(self, config: Config, names: Iterable[str]) -> tuple[dict[Key, socket.socket], dict[str, socket.socket]]:
+        """Duplicates for the gate by key, and for links by peer's name: for those of `names` that have an address.
 
-    def mail_sockets(self, config: Config, names: Iterable[str]) -> dict[str, socket.socket]:
-        """Duplicates for links by peer's name, for those of `names` that have an address. Raises `ConfigError`."""
-        keys = {
+        Raises `ConfigError` when there are not descriptors enough for all of them; then none is taken.
+        """
+        carriers = _carrier_keys(config)
+        mail = {
             key_of(peer.listen, peer.name): peer.name
             for peer in map(config.peer, names)
             if peer is not None and peer.listen is not None
         }
-        return {keys[key]: sock for key, sock in self._pool.take(keys).items()}
+        taken = self._pool.take([*carriers, *mail])
+        return {key: taken[key] for key in carriers}, {name: taken[key] for key, name in mail.items()}
 
     def settle(self, config: Config) -> None:
         """Let go of what `config` does not want. On a supervisor's socket that nobody wants nobody is left hanging."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import socket
 from pathlib import Path
 
 import pytest
 
-from hubtunnel.daemon import dialler
+from hubtunnel.daemon import dialler, logs, sockets
 from hubtunnel.daemon.hub import Hub
 from hubtunnel.errors import ConfigError
 from hubtunnel.identity.armour import armour_all
@@ -283,5 +285,89 @@ def test_link_key_that_the_peer_retired(run_loop: RunLoop, tmp_path: Path) -> No
                         assert after.established.theirs.id == newer.id
                         far_writer.write(b"220\r\n")
                         assert await read_exactly(reader, 5) == b"220\r\n"
+
+    run_loop(scenario())
+
+
+def test_delivery_changes_at_once_and_under_nobody(run_loop: RunLoop, tmp_path: Path) -> None:
+    """What is under way stays with the MTA where it began; the next conversation goes to the new one."""
+
+    async def scenario() -> None:
+        async with Mta() as old, Mta() as new, pair(tmp_path, old.address) as hubs:
+            carriers = list(link(hubs.a, "b").core.carriers)
+            async with connected(mail_port(hubs.a, "b")) as (reader, _):
+                _, far_old = await old.next()
+                hubs.b_place.add_peer(hubs.a_place, deliver=new.address)
+                assert await hubs.b.reload() == {"added": [], "removed": [], "changed": [name_of("a")]}
+                async with connected(mail_port(hubs.a, "b")) as (reader_2, _):
+                    _, far_new = await new.next()
+                    far_new.write(b"220 new\r\n")
+                    far_old.write(b"220 old\r\n")
+                    assert await read_exactly(reader_2, 9) == b"220 new\r\n"
+                    assert await read_exactly(reader, 9) == b"220 old\r\n"
+            assert old.connections.empty()
+            assert link(hubs.a, "b").core.carriers == carriers
+
+    run_loop(scenario())
+
+
+def test_log_changes_at_once(run_loop: RunLoop, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        place = Place(tmp_path / "a", "a").make('[log]\nlevel = "warning"\n')
+        async with running(place) as hub:
+            logs.configure("text", "warning")
+            place.write('[log]\nlevel = "debug"\nformat = "json"\n')
+            await hub.reload()
+            assert logs.log.level == logging.DEBUG
+            assert isinstance(logs.log.handlers[0].formatter, logs.JsonFormatter)
+
+    try:
+        run_loop(scenario())
+    finally:
+        logs.configure("text", "info")
+
+
+def test_what_waits_for_the_next_session_is_named(run_loop: RunLoop, tmp_path: Path) -> None:
+    """Times of sessions hold for those begun from now on; times of streams and of the end for all."""
+
+    async def scenario() -> None:
+        async with Mta() as mta, pair(tmp_path, mta.address) as hubs:
+            hubs.a_place.write(times=TIMES.replace('keepalive = "15s"', 'keepalive = "7s"\nidle = "11m"'))
+            changes = await hubs.a.reload()
+            assert changes["later"] == ["[session] keepalive"]
+            assert link(hubs.a, "b").core.settings.keepalive == 7
+            assert "later" not in await hubs.a.reload()
+
+    run_loop(scenario())
+
+
+def test_no_descriptors_for_what_is_new(run_loop: RunLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nothing changes, not even in part; with descriptors again the same reload goes through."""
+    left = 1
+
+    def duplicate(sock: socket.socket, what: str) -> socket.socket:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise sockets.ListenError(f"{what}: Too many open files")
+        return real(sock, what)
+
+    real = sockets.duplicate
+
+    async def scenario() -> None:
+        nonlocal left
+        async with Mta() as mta, pair(tmp_path, mta.address) as hubs:
+            before, carriers = hubs.b.config, list(link(hubs.a, "b").core.carriers)
+            hubs.b_place.add_peer(Place(tmp_path / "c", "c"))
+            monkeypatch.setattr(sockets, "duplicate", duplicate)
+            with pytest.raises(ConfigError, match="Too many open files"):
+                await hubs.b.reload()
+            assert hubs.b.config is before
+            assert list(hubs.b.links) == [name_of("a")]
+            left = 100
+            assert (await hubs.b.reload())["added"] == [name_of("c")]
+            async with connected(mail_port(hubs.a, "b")):
+                await mta.next()
+            assert link(hubs.a, "b").core.carriers == carriers
 
     run_loop(scenario())
