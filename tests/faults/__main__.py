@@ -24,7 +24,7 @@ import uvloop
 
 from tests.e2e.hubs import ROOT
 from tests.e2e.processes import missing
-from tests.faults import carriers, cuts, deaths, moments, ratchets, versions
+from tests.faults import addresses, carriers, cuts, deaths, moments, ratchets, versions
 
 PROGRAMS = ("ip", *ratchets.PROGRAMS)
 LONGEST = 1800.0
@@ -48,6 +48,7 @@ SCENARIOS: dict[str, Callable[[bool], dict[str, Any]]] = {
     "lossy": lambda long: _loop(carriers.run(carriers.LONG["lossy"] if long else carriers.SHORT_LOSSY)),
     "slow": lambda long: _loop(carriers.run(carriers.LONG["slow"] if long else carriers.SHORT_SLOW)),
     "deaths": lambda long: _loop(deaths.run(deaths.LONG if long else deaths.SHORT)),
+    "address": lambda long: _loop(addresses.run()),
     "moments, daemons": lambda long: _loop(moments.run_daemons(moments.LONG if long else moments.SHORT)),
     "moments, core": lambda long: moments.run_core(1000 if long else 60),
     "cuts": lambda long: cuts.run(every=1 if long else 61),

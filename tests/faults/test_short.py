@@ -17,7 +17,7 @@ from hubtunnel.protocol.ratchet import Input, Ratchet
 from hubtunnel.protocol.rivals import Rivals
 from hubtunnel.protocol.schedule import Secrets
 from tests.e2e.processes import missing
-from tests.faults import carriers, cuts, deaths, moments, ratchets, versions
+from tests.faults import addresses, carriers, cuts, deaths, moments, ratchets, versions
 from tests.faults.mail import Account, Harm, NamespacedSink, Outcome, Sender, Task
 from tests.faults.stage import bench
 
@@ -63,6 +63,11 @@ class TestDaemons:
             assert [harmed[what] for what in ("lost", "doubled", "altered")] == [1, 1, 1]
             dead = well(await deaths.run_on(stage, deaths.SHORT))
             assert dead["killed_amid_letters"] > 0
+
+    def test_address_that_changes(self) -> None:
+        """The session goes on from the new one."""
+        need_what_it_takes()
+        well(uvloop.run(addresses.run()))
 
     def test_previous_version(self) -> None:
         """Mail, steps and resumes with the version before this one, either of them dialling."""
