@@ -13,7 +13,7 @@ from hubtunnel.protocol import constants as c
 from hubtunnel.protocol.constants import Code
 from hubtunnel.protocol.environment import Environment
 from hubtunnel.protocol.events import Alarm, Notice
-from hubtunnel.protocol.session import Session
+from hubtunnel.protocol.session import Phase, Session
 
 NEVER = float("inf")
 
@@ -71,10 +71,11 @@ class Rivals:
             self._settle_boots(sessions, old, new, now)
 
     def _know_boot(self, sessions: list[Session], rivals: list[Session]) -> None:
-        """The known boot stays while any session of it may still live; else it is that of the oldest rival."""
+        """The known boot stays while any session of it may still live; else it is that of the oldest that may."""
         held = any(s.peer_boot == self._boot and not s.leaving for s in sessions)
         if (self._boot is None or not held) and rivals:
-            self._boot = min(rivals, key=lambda s: s.created_at).peer_boot
+            waiting = [s for s in sessions if s.phase is Phase.LOST and s.heard and not s.leaving]
+            self._boot = min((*rivals, *waiting), key=lambda s: s.created_at).peer_boot
 
     def _settle_crossing(self, rivals: list[Session], now: float) -> None:
         """RV1: one hub decides; the smaller sid stays, provided it answers."""
@@ -107,7 +108,7 @@ class Rivals:
                 session.close(Code.REFUSED, "two boots of one peer", now)
             return
         for session in sessions:
-            if session.peer_boot == self._boot and session.carrier is None:
+            if session.heard and session.carrier is None and session.peer_boot != answered[-1].peer_boot:
                 session.shorten_linger(now)
 
     def _ask(self, session: Session, now: float) -> None:

@@ -232,6 +232,21 @@ def test_RV5_linger_is_not_cut_before_the_newcomer_has_answered() -> None:
     assert session.phase is Phase.LOST
 
 
+def test_RV5_peer_that_is_killed_again_and_again_is_taken_up_every_time() -> None:
+    """Each death leaves a session that nobody will resume: those are gone before RV9 would refuse the next start."""
+    puppet = Puppet()
+    for number in range(12):
+        line = puppet.up(hub_dials=False, boot=b"%-16d" % number)
+        for _ in range(8):
+            answer(line)
+            puppet.advance(1)
+        assert line.closed is None, f"start {number}"
+        assert puppet.hub.link.open_stream(None, puppet.now).session is line.session
+        puppet.cut(line)
+        puppet.advance(1)
+    assert puppet.seen(Alarm) == []
+
+
 def test_RV5_proven_resume_makes_it_the_old_one_again() -> None:
     """The old session comes back while the newcomer has the streams: streams go to it again, and all are asked anew."""
     puppet, old, new = rivals()
