@@ -40,10 +40,7 @@ exec unshare --cgroup sh -c "$BOOT"
 # /sys, /proc/sys and what may touch the kernel are taken away, as from containers: nothing in here changes this system.
 _BOOT = r"""
 set -eu
-upper=${UPPER:-$PLACE/upper}
-work=${UPPER:+$UPPER.work}
-mkdir -p "$upper" "${work:-$PLACE/work}"
-mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$upper,workdir=${work:-$PLACE/work}" "$PLACE/root"
+mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$PLACE/upper,workdir=$PLACE/work" "$PLACE/root"
 cd "$PLACE/root"
 mount -t proc proc proc
 mount --bind proc/sys proc/sys
@@ -101,7 +98,6 @@ class Machine:
         host: str,
         hosts: str = "",
         binds: Mapping[Path, str] | None = None,
-        upper: Path | None = None,
     ) -> None:
         self.namespace = namespace
         self.host = host
@@ -113,7 +109,6 @@ class Machine:
             **_ENVIRONMENT,
             "PLACE": str(place),
             "LOWER": ":".join(map(str, lower)),
-            "UPPER": "" if upper is None else str(upper),
             "HOST": host,
             "HOSTS": hosts,
             "GROUP": self._group,
