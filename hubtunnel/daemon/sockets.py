@@ -84,6 +84,8 @@ def listen(host: str, port: int, what: str) -> socket.socket:
         if family == socket.AF_INET6:
             # "[::]:2625" beside "0.0.0.0:2625" must not collide, and one of them must not mean both
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if not proxy.plain_ip(host).is_loopback:
+            keep_alive(sock)
         sock.bind((host, port))
         sock.listen(BACKLOG)
         sock.setblocking(False)

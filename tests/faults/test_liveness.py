@@ -159,6 +159,29 @@ def test_options_of_sockets(run_loop: RunLoop, tmp_path: Path) -> None:
     run_loop(scenario())
 
 
+@pytest.mark.parametrize(("host", "asks"), [("127.0.0.1", 0), ("0.0.0.0", 1)])
+def test_connections_from_elsewhere_inherit_it_from_their_listener(run_loop: RunLoop, host: str, asks: int) -> None:
+    accepted: asyncio.Queue[int] = asyncio.Queue()
+
+    def made(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sock = writer.get_extra_info("socket")
+        accepted.put_nowait(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+        writer.close()
+
+    async def scenario() -> None:
+        listener = sockets.listen(host, 0, "test")
+        server = await asyncio.start_server(made, sock=listener)
+        async with asyncio.timeout(10):
+            _, writer = await asyncio.open_connection("127.0.0.1", listener.getsockname()[1])
+            assert await accepted.get() == asks
+        writer.close()
+        await writer.wait_closed()
+        server.close()
+        await server.wait_closed()
+
+    run_loop(scenario())
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "elsewhere"])
 def test_only_an_mta_elsewhere_is_asked_whether_it_is_there(run_loop: RunLoop, host: str) -> None:
     """A smarthost may vanish without a word; this host does not."""
