@@ -152,8 +152,15 @@ class Hub:
             self.services.progress.set()
         self._stop_asked.set()
 
+    async def _no_more_reloads(self) -> None:
+        """What is being taken over is whole before anything closes under it, and nothing follows."""
+        self._stop_asked.set()
+        async with self._reloading:
+            pass
+
     async def drain(self) -> None:
         """GOAWAY to everybody, then wait for the streams that run, up to `drain`."""
+        await self._no_more_reloads()
         patience = self.config.session.drain
         self._notifier.stopping(patience)
         event(log.info, "draining", streams=self._open_streams(), seconds=patience)
@@ -181,6 +188,7 @@ class Hub:
 
     async def end(self) -> None:
         """Close everything; nothing raises here."""
+        await self._no_more_reloads()
         await self.keeper.close()
         await self.desk.close()
         # Before the goodbyes: a peer that dials at once on hearing one is refused, and not met with silence.

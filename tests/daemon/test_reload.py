@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
+from hubtunnel.config import Config, load
 from hubtunnel.daemon import dialler, logs, sockets
+from hubtunnel.daemon import hub as hub_module
 from hubtunnel.daemon.hub import Hub
-from hubtunnel.errors import ConfigError
+from hubtunnel.errors import ConfigError, HubtunnelError
 from hubtunnel.identity.armour import armour_all
 from hubtunnel.identity.card import Card, SignedCard, link_public
 from hubtunnel.identity.state import State
 from tests.conftest import RunLoop
 from tests.daemon.hubs import (
+    PATIENCE,
     TIMES,
     Mta,
     Place,
@@ -369,5 +373,35 @@ def test_no_descriptors_for_what_is_new(run_loop: RunLoop, tmp_path: Path, monke
             async with connected(mail_port(hubs.a, "b")):
                 await mta.next()
             assert link(hubs.a, "b").core.carriers == carriers
+
+    run_loop(scenario())
+
+
+def test_end_waits_for_a_reload_that_is_under_way(
+    run_loop: RunLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked to stop between reading and taking over: the reload is whole, and one that comes later is refused."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(path: Path) -> Config:
+        begun.set()
+        assert go_on.wait(PATIENCE)
+        return load(path)
+
+    async def scenario() -> None:
+        place = Place(tmp_path / "b", "b").make()
+        other = Place(tmp_path / "c", "c").make()
+        async with running(place) as hub:
+            monkeypatch.setattr(hub_module, "load", slowly)
+            place.add_peer(other, endpoints=[])
+            reloading = asyncio.create_task(hub.reload())
+            await asyncio.to_thread(begun.wait)
+            ending = asyncio.create_task(hub.end())
+            await asyncio.sleep(0)
+            go_on.set()
+            assert (await reloading)["added"] == [name_of("c")]
+            await ending
+            with pytest.raises(HubtunnelError, match="stopping"):
+                await hub.reload()
 
     run_loop(scenario())
