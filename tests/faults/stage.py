@@ -142,19 +142,23 @@ async def bench(
     async with contextlib.AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hubtunnel-faults-")))
         near, far, line = stack.enter_context(joined(quality, seed=seed))
-        sides = []
-        for name, namespace, program in zip(NAMES, (near, far), programs, strict=True):
-            listen = f"{namespace.address}:{CARRIER_PORT}"
-            hub = await asyncio.to_thread(
-                program, name, folder / name, listen=listen, deliver=_text(INBOUND), namespace=namespace
+        hubs = await asyncio.gather(
+            *(
+                asyncio.to_thread(_made, program, name, folder, namespace, session)
+                for name, namespace, program in zip(NAMES, (near, far), programs, strict=True)
             )
-            configure(hub, **session)
-            sink = await stack.enter_async_context(NamespacedSink(name, namespace, INBOUND))
-            sides.append(Side(hub, namespace, sink))
+        )
+        sides = [
+            Side(hub, namespace, await stack.enter_async_context(NamespacedSink(hub.name, namespace, INBOUND)))
+            for hub, namespace in zip(hubs, (near, far), strict=True)
+        ]
         made = Bench(sides[0], sides[1], line, folder)
-        for own, other, knows in ((made.a, made.b, dials[0]), (made.b, made.a, dials[1])):
-            endpoint = f"{other.namespace.address}:{CARRIER_PORT}" if knows else None
-            await asyncio.to_thread(own.hub.introduce, other.hub, listen=_text(HANDOVER), endpoint=endpoint)
+        await asyncio.gather(
+            *(
+                asyncio.to_thread(_introduce, own, other, knows)
+                for own, other, knows in ((made.a, made.b, dials[0]), (made.b, made.a, dials[1]))
+            )
+        )
         try:
             for side in reversed(sides):
                 await asyncio.to_thread(side.hub.start, loop=loop_name)
@@ -163,6 +167,18 @@ async def bench(
         finally:
             for side in sides:
                 await asyncio.to_thread(_end, side.hub)
+
+
+def _made(program: type[Hub], name: str, folder: Path, namespace: Namespace, session: dict[str, str]) -> Hub:
+    listen = f"{namespace.address}:{CARRIER_PORT}"
+    hub = program(name, folder / name, listen=listen, deliver=_text(INBOUND), namespace=namespace)
+    configure(hub, **session)
+    return hub
+
+
+def _introduce(own: Side, other: Side, knows: bool) -> None:
+    endpoint = f"{other.namespace.address}:{CARRIER_PORT}" if knows else None
+    own.hub.introduce(other.hub, listen=_text(HANDOVER), endpoint=endpoint)
 
 
 def _end(hub: Hub) -> None:

@@ -86,7 +86,6 @@ class TestDaemons:
         """
         need_what_it_takes(*ratchets.PROGRAMS)
         found = uvloop.run(ratchets.measure(ratchets.SHORT))
-        assert found["none"]["steps_per_second"] < 0.1
         assert found["every 64 KiB"]["steps_per_second"] > 2
 
 

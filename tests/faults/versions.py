@@ -124,10 +124,9 @@ async def run(package: Path, *, seed: int = 1) -> dict[str, Any]:
     )
     assert Path(where.strip()).is_relative_to(package), where  # it is the other one that runs
     old = hub_of(package)
-    found = {
-        "previous dials": await _pairing((old, Hub), seed),
-        "this one dials": await _pairing((Hub, old), seed),
-    }
+    pairings: dict[str, tuple[type[Hub], type[Hub]]] = {"previous dials": (old, Hub), "this one dials": (Hub, old)}
+    results = await asyncio.gather(*(_pairing(programs, seed) for programs in pairings.values()))
+    found = dict(zip(pairings, results, strict=True))
     return {"ok": all(pairing["ok"] for pairing in found.values()), **found}
 
 
