@@ -11,6 +11,7 @@ from hubtunnel.identity.fingerprint import to_text
 from hubtunnel.protocol import constants
 
 SOCKET_PATH_MAX = 107  # bytes of a Unix socket's path, after which the kernel's field ends (unix(7))
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - how an unspecified address is written, not one to bind
 DAY = 86400.0
 MEMORY_MIN = 8 << 20
 
@@ -126,30 +127,42 @@ def _clashing_domains(config: Config) -> Iterator[str]:
 
 
 def _clashing_addresses(config: Config) -> Iterator[str]:
-    taken: list[tuple[Address, Path, str]] = []
-    for carrier_address in config.listen:
-        yield from _take(taken, carrier_address, config.path, "listen")
-    for peer in config.peers:
-        if peer.listen is not None:
-            yield from _take(taken, peer.listen, peer.path, "listen")
+    taken = _Taken()
+    listeners: list[tuple[Address, Path]] = [(address, config.path) for address in config.listen]
+    listeners += [(peer.listen, peer.path) for peer in config.peers if peer.listen is not None]
+    for address, file in listeners:
+        for other, where in taken.beside(address):
+            yield problem(file, "listen", f"{address} cannot be bound beside {other} ({where.name}, listen)")
+            break
+        taken.add(address, file)
     for file, deliver in [(config.path, config.deliver), *((p.path, p.deliver) for p in config.peers)]:
         if file != config.path and deliver.address == config.deliver.address:
             continue  # said once
-        for address, other, _ in taken:
-            if _same_place(deliver.address, address):
-                yield problem(
-                    file,
-                    "[deliver] address",
-                    f"{deliver.address} is where we listen ourselves ({other.name}), mail would go in a circle",
-                )
+        for _, where in taken.beside(deliver.address):
+            yield problem(
+                file,
+                "[deliver] address",
+                f"{deliver.address} is where we listen ourselves ({where.name}), mail would go in a circle",
+            )
 
 
-def _take(taken: list[tuple[Address, Path, str]], address: Address, file: Path, key: str) -> Iterator[str]:
-    for other, where, other_key in taken:
-        if _same_place(address, other):
-            yield problem(file, key, f"{address} cannot be bound beside {other} ({where.name}, {other_key})")
-            break
-    taken.append((address, file, key))
+class _Taken:
+    """Addresses and the files that name them. A hub may have a thousand peers, so not all are looked at for each."""
+
+    def __init__(self) -> None:
+        self._by_port: dict[int, dict[str, tuple[Address, Path]]] = {}
+
+    def add(self, address: Address, file: Path) -> None:
+        self._by_port.setdefault(address.port, {}).setdefault(address.host, (address, file))
+
+    def beside(self, address: Address) -> Iterator[tuple[Address, Path]]:
+        """Those that cannot be bound beside the address."""
+        hosts = self._by_port.get(address.port, {})
+        everywhere = address.ip is not None and address.ip.is_unspecified
+        candidates = hosts if everywhere else dict.fromkeys((address.host, *_EVERYWHERE))
+        for host in candidates:
+            if host in hosts and _same_place(address, hosts[host][0]):
+                yield hosts[host]
 
 
 def _same_place(one: Address, other: Address) -> bool:

@@ -47,7 +47,7 @@ def receive(state: State, keys: HubKeys, peer: PeerKeys, data: bytes, by: Caller
     except CardError as exc:
         note_refused(state, by, now, peer.name, exc)
         raise
-    return Received("accepted", signed, note_accepted(state, by, now, peer.name, signed))
+    return Received("accepted", signed, note_accepted(state, by, now, {peer.name: signed}))
 
 
 def take_back(state: State, signed: SignedCard, by: Caller, now: float, *, source: str) -> Received:

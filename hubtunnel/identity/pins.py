@@ -138,13 +138,14 @@ def _with_known(state: State, peers: list[PeerKeys]) -> tuple[tuple[PeerKeys, ..
 
 def _store(state: State, own_serial: int, changed: list[PeerKeys], by: Caller, now: float) -> list[Notice]:
     """Keep the cards that were newly accepted. Returns alarms about a trail that could not say so."""
-    problems = []
     for peer in changed:
         if state.peer(peer.config.pin) is None:
             acknowledged.note_given(state, peer.config.pin, own_serial)
         state.set_peer(peer.config.pin, peer.cards)
-        problems.append(note_accepted(state, by, now, peer.name, peer.cards.latest))
-    return [Notice(True, problem) for problem in problems if problem]
+    if not changed:
+        return []
+    problem = note_accepted(state, by, now, {peer.name: peer.cards.latest for peer in changed})
+    return [Notice(True, problem)] if problem else []
 
 
 def _note_refusals(state: State, notices: list[Notice], by: Caller, now: float) -> list[Notice]:

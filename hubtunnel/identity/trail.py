@@ -15,7 +15,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,17 @@ class Trail:
 
         Raises `TrailError` when the trail is broken or cannot be written.
         """
+        self.append_each(what, by, now, [details])
+
+    def append_each(self, what: str, by: Caller, now: float, each: Sequence[Mapping[str, Any]]) -> None:
+        """A line for each of these details. The trail is verified once, not once a line, and durable once for all.
+
+        A crash in between leaves the first of them. Raises as `append` does.
+        """
         if not self._state.writable:
             raise RuntimeError("the state folder was opened for reading")
         last = self._last(by, now)
-        self._write(last, what, by, now, details)
+        self._write(last, what, by, now, each)
 
     def append_daily(self, what: str, by: Caller, now: float, about: tuple[str, ...], **details: Any) -> None:
         """The same, at most once a day for the same values of the details named by `about`.
@@ -115,30 +122,39 @@ class Trail:
         entry = self.verify()
         last = _Head(entry.n, entry.hash) if entry is not None else _Head(0, BEFORE_FIRST)
         if torn:
-            last = self._write(last, "repaired", by, now, {"note": f"{torn} bytes of a line cut off by a crash"})
+            last = self._write(last, "repaired", by, now, [{"note": f"{torn} bytes of a line cut off by a crash"}])
         return last
 
-    def _write(self, last: _Head, what: str, by: Caller, now: float, details: dict[str, Any]) -> _Head:
+    def _write(self, head: _Head, what: str, by: Caller, now: float, each: Sequence[Mapping[str, Any]]) -> _Head:
+        lines = []
+        for details in each:
+            line = self._line(head, what, by, now, details)
+            head = _Head(head.n + 1, _hash(line))
+            lines.append(line + b"\n")
+        if not lines:
+            return head
+        try:
+            self._append(b"".join(lines))
+            # A crash in between leaves a head some lines behind, which the next append puts right.
+            self._state.store(self._head_path, f"{head.n} {head.hash}\n")
+        except OSError as exc:
+            raise TrailError(f"{self.path}: cannot be written: {exc.strerror}") from exc
+        return head
+
+    def _line(self, last: _Head, what: str, by: Caller, now: float, details: Mapping[str, Any]) -> bytes:
         line = json.dumps(
             {
                 "n": last.n + 1,
                 "at": _rfc3339(now),
                 "what": what,
                 "by": {"uid": by.uid, "user": by.name},
-                "details": details,
+                "details": dict(details),
                 "prev": last.hash,
             }
         ).encode("ascii")
         if len(line) > LINE_MAX:
             raise TrailError(f"{self.path}: a line of {len(line)} bytes is too long")
-        head = _Head(last.n + 1, _hash(line))
-        try:
-            self._append(line + b"\n")
-            # A crash in between leaves a head one line behind, which the next append puts right.
-            self._state.store(self._head_path, f"{head.n} {head.hash}\n")
-        except OSError as exc:
-            raise TrailError(f"{self.path}: cannot be written: {exc.strerror}") from exc
-        return head
+        return line
 
     def _append(self, data: bytes) -> None:
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -234,11 +250,14 @@ class Trail:
         )
 
 
-def note_accepted(state: State, by: Caller, now: float, peer: str, signed: SignedCard) -> str | None:
-    """Put a peer's card on the trail. Returns why that failed: the card counts all the same."""
-    card = signed.card
+def note_accepted(state: State, by: Caller, now: float, accepted: Mapping[str, SignedCard]) -> str | None:
+    """Put peers' cards, by the peers' names, on the trail. Returns why that failed: the cards count all the same."""
+    each = [
+        {"peer": peer, "serial": signed.card.serial, "hash": signed.card.hash.hex()}
+        for peer, signed in accepted.items()
+    ]
     try:
-        Trail(state).append("card accepted", by, now, peer=peer, serial=card.serial, hash=card.hash.hex())
+        Trail(state).append_each("card accepted", by, now, each)
     except TrailError as exc:
         return str(exc)
     return None

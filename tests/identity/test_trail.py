@@ -51,6 +51,32 @@ def test_lines_say_what_when_and_who(folder: Path) -> None:
     assert (folder / "trail.jsonl").stat().st_mode & 0o777 == 0o600
 
 
+def test_several_lines_at_once_are_as_good_as_one_by_one(folder: Path) -> None:
+    with State.open(folder, write=True) as state:
+        Trail(state).append_each("card accepted", WHO, NOW, [{"peer": "b"}, {"peer": "c"}])
+        Trail(state).append_each("card accepted", WHO, NOW, [])
+        Trail(state).append("rotated", WHO, NOW, card=6)
+        entries = list(Trail(state).entries())
+    assert [(entry.n, entry.details) for entry in entries[5:]] == [
+        (6, {"peer": "b"}),
+        (7, {"peer": "c"}),
+        (8, {"card": 6}),
+    ]
+    verify(folder)
+
+
+def test_a_crash_among_several_lines_leaves_the_first_of_them(folder: Path) -> None:
+    head = (folder / "trail.head").read_bytes()
+    with State.open(folder, write=True) as state:
+        Trail(state).append_each("card accepted", WHO, NOW, [{"peer": "b"}, {"peer": "c"}])
+    (folder / "trail.head").write_bytes(head)
+    path = folder / "trail.jsonl"
+    path.write_bytes(path.read_bytes()[:-10])
+    append(folder)
+    with State.open(folder) as state:
+        assert [entry.what for entry in Trail(state).entries()][5:] == ["card accepted", "repaired", "rotated"]
+
+
 @pytest.mark.parametrize("number", range(5))
 @pytest.mark.parametrize("change", ["removed", "altered", "swapped", "damaged", "put in"])
 def test_changed_line_is_named(folder: Path, number: int, change: str) -> None:
