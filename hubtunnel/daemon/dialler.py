@@ -13,7 +13,7 @@ from hubtunnel.daemon import contexts, reasons, sockets
 from hubtunnel.daemon.backoff import Backoff
 from hubtunnel.daemon.carrier import DialledConnection
 from hubtunnel.daemon.logs import event, log
-from hubtunnel.daemon.moves import Moves
+from hubtunnel.daemon.moves import Move, Moves
 from hubtunnel.daemon.race import ADDRESSES_MAX, Race
 from hubtunnel.daemon.reasons import Failure
 from hubtunnel.errors import Reason
@@ -118,9 +118,29 @@ class Dialler:
             return
         move = self.moves.take(now)
         if move is not None and not self._services.draining:
-            failure = await self._race(move.endpoints, move.context)
+            failure = await self._try(move)
             self.phase = "idle"
             self.moves.done(move, failure)
+
+    async def _try(self, move: Move) -> Failure | None:
+        """The dial of a move; given up when the session loses the carrier that it has: then every endpoint counts."""
+        loop, link = self._services.loop, self._link
+        racing = loop.create_task(self._race(move.endpoints, move.context))
+        woken = loop.create_task(self._wake.wait())
+        try:
+            while not racing.done():
+                await asyncio.wait((racing, woken), return_when=asyncio.FIRST_COMPLETED)
+                if racing.done():
+                    break
+                if link.core.wants_carrier(link.now()):
+                    return reasons.given_up(self.endpoint, self._services.unix_time())
+                self._wake.clear()
+                woken = loop.create_task(self._wake.wait())
+            return racing.result()
+        finally:
+            racing.cancel()
+            woken.cancel()
+            await asyncio.gather(racing, woken, return_exceptions=True)
 
     async def _sleep(self, seconds: float) -> None:
         """Until woken, or so long; infinite seconds are fine."""

@@ -124,6 +124,11 @@ def keys_changed(endpoint: str, now: float) -> Failure:
     return Failure(Reason.SILENT, f"{endpoint}: keys were changed while the handshake ran; dialled again at once", now)
 
 
+def given_up(endpoint: str, now: float) -> Failure:
+    """A dial to move a session that lost its carrier meanwhile."""
+    return Failure(Reason.TIMEOUT, f"{endpoint}: given up, since the session lost the carrier that it had", now)
+
+
 def bad_auth(endpoint: str, now: float) -> Failure:
     """An answer that does not verify: a security event."""
     return Failure(

@@ -247,6 +247,31 @@ def test_session_returns_to_the_preferred_endpoint(
     run_loop(scenario())
 
 
+def test_a_return_that_hangs_does_not_hold_up_a_dial_that_is_needed(
+    run_loop: RunLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The preferred endpoint drops SYNs; while it is tried the carrier breaks: the other one is dialled at once."""
+    monkeypatch.setattr(moves, "RETURN_AFTER", 0.05)
+
+    async def scenario() -> None:
+        async with Mta() as mta, target(tmp_path, mta) as (a, hub_b):
+            with black_hole() as dead:
+                add_b(a, hub_b, dead, endpoint_of(hub_b))
+                async with running(a) as hub_a:
+                    near = link(hub_a, "b")
+                    await up(hub_a, "b")
+                    await until(lambda: near.dialler.phase == "dialing")
+                    (before,) = near.core.carriers
+                    near.dialler._backoff.reset()
+                    near.connections[0].abort()
+                    await until(
+                        lambda: near.core.ready and before not in near.core.carriers, dialler.CONNECT_TIMEOUT / 2
+                    )
+                    assert near.core.sessions[0].resumed == 1
+
+    run_loop(scenario())
+
+
 def test_returns_are_tried_ever_later(run_loop: RunLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(moves, "RETURN_AFTER", 0.05)
     tried: list[float] = []
