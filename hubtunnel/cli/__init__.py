@@ -17,7 +17,7 @@ from hubtunnel.errors import CardError, ConfigError, HubtunnelError, KeyFileErro
 from hubtunnel.identity.fingerprint import FingerprintError
 from hubtunnel.identity.state import StateError
 
-_GROUPS = ("setup", "card", "peer", "key", "check", "running", "status", "mta", "demo")
+_GROUPS = ("setup", "card", "peer", "key", "check", "running", "status", "mta", "doctor", "demo")
 _EPILOG = """exit status: 0 done; 1 it ran and the answer is no; 2 usage or configuration
 
 hubtunnel is link encryption between mail hubs, not end-to-end encryption: each hub sees the mail."""

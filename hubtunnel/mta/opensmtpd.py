@@ -37,10 +37,16 @@ fi
 
 
 def recipe(plan: Plan) -> Recipe:
-    """The recipe for OpenSMTPD. Raises `UsageError` for PROXY v1, which it does not speak."""
+    """The recipe for OpenSMTPD.
+
+    Raises `UsageError` without PROXY v2: it takes every loopback address for its own users', and knows no PROXY v1.
+    """
     for inlet in plan.inlets:
-        if inlet.proxy_protocol == "v1":
-            raise UsageError(f'{inlet.host} port {inlet.port}: OpenSMTPD takes PROXY v2 alone: proxy_protocol = "v2"')
+        if inlet.proxy_protocol != "v2":
+            raise UsageError(
+                f"{inlet.host} port {inlet.port}: OpenSMTPD lets all of 127.0.0.0/8 relay unless a PROXY header of "
+                'version 2 says where mail is from: set proxy_protocol = "v2" in [deliver]'
+            )
     steps = script(
         "Puts the file beside it into OpenSMTPD, as root; may be run again at any time.", WITHOUT_BLOCKS + "\n" + _STEPS
     )
@@ -77,11 +83,9 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _inwards(plan: Plan, inlet: Inlet, tag: str) -> str:
-    proxy = " proxy-v2" if inlet.proxy_protocol == "v2" else ""
     text = comment(
         f"Mail of {', '.join(inlet.peers) or 'peers'}, handed over by hubtunnel alone; the log shows the tag. "
-        f"To our own "
-        "domains and to no other: without these rules all that comes from loopback is `from local` and may relay."
+        "To our own domains and to no other. What an alias or a .forward makes of it counts as `from local`."
     )
     own = [f'match tag {tag} from any for local action "local"\n']
     if plan.local_domains:
@@ -90,9 +94,9 @@ def _inwards(plan: Plan, inlet: Inlet, tag: str) -> str:
         text += comment("Domains that are not those of `for local`: --local-domain of `hubtunnel mta` adds them.")
     return (
         text
-        + f"listen on {inlet.host} port {inlet.port} tag {tag}{proxy}\n"
+        + f"listen on {inlet.host} port {inlet.port} tag {tag} proxy-v2\n"
         + "".join(own)
-        + f"match tag {tag} from any for any reject\n"
+        + f"match tag {tag} !from local for any reject\n"
     )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import re
+import shlex
 import shutil
 import socket
 import sys
@@ -81,6 +82,7 @@ class Site:
     peers: dict[str, str] = field(default_factory=dict)  # name -> the address at which its mail is handed over
     daemon: Child | None = None
     _everywhere: bool = False
+    _starts: int = 0
 
     @property
     def user(self) -> str:
@@ -99,6 +101,10 @@ class Site:
 
     def queue(self) -> str:
         return self.machine.sh(self.server.queue, check=False)
+
+    def where_reasons_stand(self) -> str:
+        """The queue's listing; of OpenSMTPD, which shows a text of its own there, the log."""
+        return self.log() if self.server.reasons_in_log else self.queue()
 
     def queue_empty(self) -> bool:
         listing, nothing = self.queue(), self.server.empty
@@ -135,7 +141,8 @@ class Site:
         return any(fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port for fields in lines)
 
     def start_daemon(self) -> None:
-        log = self.directory / "run.log"
+        self._starts += 1
+        log = self.directory / f"run-{self._starts}.log"
         argv = self.namespace.argv([sys.executable, "-m", "hubtunnel", "--config", str(self.config), "run"])
         self.daemon = Child(f"hubtunnel of {self.name}", argv, log, cwd=ROOT)
 
@@ -163,9 +170,23 @@ class Site:
             self.daemon.stop()
             self.daemon = None
 
+    def doctor(self, config: Path | None = None) -> list[dict[str, str]]:
+        """What `hubtunnel doctor` finds in the machine; `config` is another configuration than the hub's own."""
+        command = [sys.executable, "-m", "hubtunnel", "--config", str(config or self.config), "doctor", "--json"]
+        said = self.machine.run("sh", "-c", f"cd {ROOT} && {shlex.join(command)}", check=False, deadline=120)
+        answer = json.loads(said)
+        assert answer["mta"] == self.server.recipe
+        findings: list[dict[str, str]] = answer["findings"]
+        assert answer["ok"] == all(finding["verdict"] != "wrong" for finding in findings)
+        return findings
+
     def status(self) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self.hubtunnel("status", "--json"))
         return answer
+
+    def peer_state(self, other: Site) -> str:
+        """As `hubtunnel status` has it."""
+        return next(str(peer["state"]) for peer in self.status()["peers"] if peer["name"] == other.name)
 
     def explain(self) -> str:
         """For a failure's text."""
@@ -220,13 +241,23 @@ class Laboratory:
     def site(self, name: str) -> Site:
         return next(site for site in self.sites if site.server.name == name)
 
+    def pair(self, sender: str) -> tuple[Site, Site]:
+        """A mail server of the ring and the one that it sends to."""
+        return next(pair for pair in next_to(self.sites) if pair[0].server.name == sender)
+
     def explain(self) -> str:
         return "\n".join(site.explain() for site in self.sites)
 
 
+def next_to(sites: Sequence[Site]) -> list[tuple[Site, Site]]:
+    """Each with the one behind it, and the last with the first."""
+    return list(zip(sites, [*sites[1:], sites[0]], strict=True))
+
+
 def _zone(sites: Iterable[tuple[str, str]]) -> list[str]:
     """Options of dnsmasq: every site with its address and mail exchanger, and nothing else in the world."""
-    sites = [*sites, (Laboratory.switch_name, f"{NETWORK}.1")]
+    # example.com exists everywhere; `doctor` counts on it.
+    sites = [*sites, (Laboratory.switch_name, f"{NETWORK}.1"), ("example.com", f"{NETWORK}.1")]
     options = ["--no-resolv", "--no-hosts", "--local=/#/", "--keep-in-foreground", "--pid-file=", "--user=root"]
     for name, address in sites:
         options += [
@@ -273,6 +304,7 @@ def laboratory(
             machine = Machine(
                 namespace, layer, directory / f"{name}.machine", host=name, syslog=syslog.path,
                 hosts=f"{namespace.address} {name} {name.partition('.')[0]}", resolver=switch.address,
+                shared=(directory, ROOT, Path(sys.prefix), Path(sys.base_prefix)),
             )  # fmt: skip
             stack.callback(machine.stop)
             site = Site(server, name, namespace, machine, syslog, directory / f"{name}.hub")
@@ -292,6 +324,14 @@ def laboratory(
         yield Laboratory(directory, switch, sites)
 
 
+def astray(peer: str) -> str:
+    """The alias of every site that leads to nobody at this peer."""
+    return f"astray-{peer.replace('.', '-')}"
+
+
 def _begin(site: Site) -> None:
+    """The aliases are what a site's users have, and lead back to each peer, where nobody is."""
+    lines = "".join(f"{astray(peer)}: nobody-at-all@{peer}\n" for peer in site.peers)
+    site.machine.sh(f"printf '%s' '{lines}' >>{site.server.aliases}; {site.server.make_aliases}")
     site.apply_recipe()
     site.start_server()

@@ -80,6 +80,10 @@ mount --bind "$SYSLOG" dev/log
 hostname "$HOST"
 printf '127.0.0.1 localhost\n%s\n' "$HOSTS" >etc/hosts
 rm -f etc/resolv.conf
+for folder in $SHARED; do
+    mkdir -p ".$folder"
+    mount --bind "$folder" ".$folder"
+done
 printf 'nameserver %s\noptions timeout:1 attempts:1\n' "$RESOLVER" >etc/resolv.conf
 : >"$PLACE/booted"
 exec chroot . sh -c 'while :; do sleep infinity & wait; done'
@@ -141,10 +145,22 @@ def build(layer: Layer, folder: Path, *, host: str, domain: str, hosts: str, use
 
 
 class Machine:
-    """One running machine; `run` and `start` are inside it, `path` is a file of it as seen from here."""
+    """One running machine: `run` is inside it, `path` is a file of it as seen from here.
+
+    `shared` are folders that are at the same place inside.
+    """
 
     def __init__(
-        self, namespace: Namespace, layer: Path, place: Path, *, host: str, hosts: str, resolver: str, syslog: Path
+        self,
+        namespace: Namespace,
+        layer: Path,
+        place: Path,
+        *,
+        host: str,
+        hosts: str,
+        resolver: str,
+        syslog: Path,
+        shared: Sequence[Path],
     ) -> None:
         self.namespace = namespace
         self.host = host
@@ -158,6 +174,7 @@ class Machine:
             "HOSTS": hosts,
             "RESOLVER": resolver,
             "SYSLOG": str(syslog),
+            "SHARED": " ".join(map(str, shared)),
         }
         self._output = place.with_name(f"{place.name}.out")
         with self._output.open("ab") as output:

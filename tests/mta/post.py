@@ -12,7 +12,7 @@ from dataclasses import replace
 from tests.e2e.letters import Letter, make_letter
 from tests.e2e.processes import wait_until
 from tests.e2e.smtp_client import SmtpClient
-from tests.mta.lab import SUBMIT, Laboratory, Site
+from tests.mta.lab import SUBMIT, Laboratory, Site, astray
 
 _TRACE = (
     b"return-path:", b"received:", b"delivered-to:", b"x-original-to:", b"envelope-to:", b"delivery-date:",
@@ -93,3 +93,54 @@ def wait_for(site: Site, those: Sequence[Letter], *, lab: Laboratory, deadline: 
 def bounces(site: Site) -> list[bytes]:
     """Messages in the mailbox that an MTA wrote, and not a letter of ours, though they may hold one."""
     return [message for message in site.mailbox() if not without_trace(message)[0]]
+
+
+def provoke_a_bounce(here: Site, there: Site, *, lab: Laboratory, deadline: float = 40.0) -> None:
+    """A message to an alias that leads back to nobody; the bounce must come from `there`, through the tunnel."""
+    (letter,) = letters(here, there, 1)
+    letter = _named(letter, f"bounce.{letter.id}")
+    submit(here, [replace(letter, recipients=(f"{astray(here.name)}@{there.name}",))])
+    (bounce,) = wait_until(
+        lambda: [bounce for bounce in bounces(here) if letter.id.encode() in bounce],
+        f"a bounce at {here.name}",
+        deadline=deadline,
+        detail=lab.explain,
+    )
+    head = bounce.replace(b"\r\n", b"\n").partition(b"\n\n")[0].decode()
+    assert re.search(rf"(from |helo=){there.name}", head), head
+    wait_until(here.queue_empty, f"an empty queue at {here.name}", detail=lab.explain, deadline=deadline)
+
+
+def outage(here: Site, there: Site, *, lab: Laboratory) -> None:
+    """The peer `there` goes down: the reason stands where the sender's postmaster looks, no other peer's mail waits,
+    nothing bounces, and once the peer is back a flush, as a hook does it, brings all of it within seconds."""
+    other = next(site for site in lab.sites if site.name in here.peers and site is not there)
+    before = len(bounces(here))
+    reason = f"hubtunnel: {there.name}: refused:"
+    there.stop_daemon()
+    try:
+        wait_until(lambda: here.peer_state(there) != "up", "the peer to be noticed as gone")
+        those = [_named(letter, f"down.{letter.id}") for letter in letters(here, there, 2)]
+        between = [_named(letter, f"other.{letter.id}") for letter in letters(here, other, 1)]
+        submit(here, [*those, *between])
+        wait_for(other, between, lab=lab, deadline=20)
+        wait_until(
+            lambda: reason in " ".join(here.where_reasons_stand().split()),
+            f"the reason at {here.name}",
+            deadline=30,
+            detail=here.explain,
+        )
+    finally:
+        there.start_daemon()
+        there.wait_until_up()
+    wait_until(lambda: here.peer_state(there) == "up", "the peer to be back", deadline=30)
+    here.flush()
+    wait_for(there, those, lab=lab, deadline=30)
+    assert arrived(there) & expected(those) == expected(those)
+    wait_until(here.queue_empty, f"an empty queue at {here.name}", detail=lab.explain)
+    assert len(bounces(here)) == before
+
+
+def _named(letter: Letter, name: str) -> Letter:
+    """The letter under another name, which its content says too."""
+    return replace(letter, id=name, content=letter.content.replace(letter.id.encode(), name.encode()))

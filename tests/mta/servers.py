@@ -51,6 +51,7 @@ class Server:
     """Shell that has it listen on port 25 for other hosts too, where the stock configuration does not."""
     empty: str = ""
     """What the listing says when there is nothing; nothing, where this is nothing."""
+    reasons_in_log: bool = False
     logs: tuple[str, ...] = ()
     """Files in the machine besides the system log."""
 
@@ -109,7 +110,11 @@ OPENSMTPD = Server(
     " /etc/smtpd.conf; pkill -o -x smtpd;"
     " while pgrep -x smtpd >&2; do sleep 0.1; done; smtpd",
     queue="smtpctl show queue",
-    flush="smtpctl schedule all",
+    # After a failure it lets the whole route rest, whatever is scheduled.
+    flush="for id in $(smtpctl show routes | sed -n 's/^\\([0-9]*\\)\\. .*/\\1/p'); do smtpctl resume route $id; done;"
+    " smtpctl schedule all",
+    reasons_in_log=True,
+    make_aliases=":",  # read when it starts
     mailbox=f"/home/{USER}/Maildir",
 )
 SENDMAIL = Server(
@@ -133,7 +138,10 @@ COURIER = Server(
     layer=Layer(
         "courier",
         ("courier-mta",),
-        afterwards="mkdir -p " + " ".join(f"/etc/skel/Maildir/{each}" for each in ("cur", "new", "tmp")),
+        afterwards="mkdir -p "
+        + " ".join(f"/etc/skel/Maildir/{each}" for each in ("cur", "new", "tmp"))
+        # Every domain has one, and this package leaves it to its administrator.
+        + f"; printf 'postmaster: {USER}\\n' >>/etc/courier/aliases/system; makealiases",
     ),
     start="authdaemond start; courierfilter start; courier start; esmtpd start",
     stop="esmtpd stop; courier stop; courierfilter stop",

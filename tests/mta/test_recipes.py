@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import pytest
@@ -91,6 +92,13 @@ def test_proxy_where_none_is_spoken_is_refused(mta: str) -> None:
     """It would be read as commands, and mail would bounce."""
     with pytest.raises(UsageError, match="proxy_protocol"):
         recipe(mta, make_plan(_hub(_peer(2))))
+
+
+@pytest.mark.parametrize("kind", ["v1", "none"])
+def test_opensmtpd_wants_to_be_told_where_mail_is_from(kind: Literal["v1", "none"]) -> None:
+    deliver = msgspec.structs.replace(INLET, proxy_protocol=kind)
+    with pytest.raises(UsageError, match="relay"):
+        recipe("opensmtpd", make_plan(_hub(_peer(2, deliver=deliver), deliver=deliver)))
 
 
 @pytest.mark.parametrize("mta", ["exim", "sendmail", "courier"])
