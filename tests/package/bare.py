@@ -59,7 +59,7 @@ class Host:
         """A command of the administrator's, counted."""
         self.typed.append(line)
         began = time.monotonic()
-        said = self.machine.run("sh", "-c", f"cd /root && {line}", deadline=300.0)
+        said = self.machine.run("sh", "-c", f"cd /srv && {line}", deadline=300.0)
         self.took.append(round(time.monotonic() - began, 1))
         return said
 
@@ -157,7 +157,7 @@ def two_hosts(lower: list[Path], package: Path) -> Iterator[tuple[Host, Host]]:
         for namespace, name in zip(namespaces, names, strict=True):
             made.append(Host(name, _boot(stack, namespace, lower, folder, name, hosts)))
             _answer_debconf(made[-1])
-            made[-1].machine.path(f"/root/{_PACKAGE}").write_bytes(package.read_bytes())
+            made[-1].machine.path(f"/srv/{_PACKAGE}").write_bytes(package.read_bytes())
         yield made[0], made[1]
 
 
@@ -192,7 +192,7 @@ def introduce(a: Host, b: Host) -> dict[str, Any]:
     for host, other in ((a, b), (b, a)):
         card = f"/etc/hubtunnel/{host.name}.card"
         # By mail, as an attachment: the one thing that is not typed on either host.
-        other.machine.path(f"/root/{host.name}.card").write_bytes(host.machine.path(card).read_bytes())
+        other.machine.path(f"/srv/{host.name}.card").write_bytes(host.machine.path(card).read_bytes())
         fingerprints[host.name] = host.machine.run("hubtunnel", "card", "--fingerprint").splitlines()[0]
     for host, other in ((a, b), (b, a)):
         pin = shlex.quote(fingerprints[other.name])
@@ -279,7 +279,7 @@ def flushed_by_a_hook(a: Host, b: Host) -> dict[str, Any]:
 def upgraded_while_mail_flows(a: Host, b: Host, later: Path) -> dict[str, Any]:
     """The later version is installed at B while A sends; nothing is lost, and no conversation is broken off."""
     before, version, stops = b.pid, b.version, len(_stops(b))
-    b.machine.path("/root/later.deb").write_bytes(later.read_bytes())
+    b.machine.path("/srv/later.deb").write_bytes(later.read_bytes())
     a.send(b, LETTERS // 3, "early")
     began = time.monotonic()
     # In the background of A, so that letters come before, during and after.
@@ -289,7 +289,7 @@ def upgraded_while_mail_flows(a: Host, b: Host, later: Path) -> dict[str, Any]:
     )
     a.machine.run("systemd-run", "--unit=sending", "sh", "-c", line)
     wait_until(lambda: len(b.received("meanwhile")) > 0, "the first letters", detail=b.explain)
-    b.machine.run(*shlex.split(f"{_INSTALL} /root/later.deb"), deadline=300.0)
+    b.machine.run(*shlex.split(f"{_INSTALL} /srv/later.deb"), deadline=300.0)
     during = len(b.received("meanwhile"))
     seconds = time.monotonic() - began
     assert b.version == f"{version}+later", b.version
@@ -325,7 +325,7 @@ def removed_and_installed_again(a: Host, b: Host) -> dict[str, Any]:
         deadline=60.0,
         detail=a.explain,
     )[0]
-    b.machine.run(*shlex.split(f"{_INSTALL} /root/later.deb"), deadline=300.0)
+    b.machine.run(*shlex.split(f"{_INSTALL} /srv/later.deb"), deadline=300.0)
     wait_until(
         lambda: b.machine.shown(UNIT, "StatusText") == "1 of 1 peers up", "up again", deadline=90.0, detail=b.explain
     )
@@ -344,12 +344,12 @@ def purged(b: Host, before: set[str]) -> dict[str, Any]:
         if "hubtunnel" in path and "/hubtunnel-postfix" not in path
     )
     # apt keeps what it was given, and the administrator's own files are not the package's.
-    left = [path for path in left if not path.startswith(("/root/", "/etc/postfix/", "/var/spool/postfix/"))]
+    left = [path for path in left if not path.startswith(("/srv/", "/etc/postfix/", "/var/spool/postfix/"))]
     assert left == [], left
     assert machine.run("systemctl", "list-unit-files", "hubtunnel*", check=False).count("hubtunnel.") == 0
     user = machine.run("getent", "passwd", "hubtunnel").strip()
     assert user.endswith("/usr/sbin/nologin"), user
-    machine.run(*shlex.split(f"{_INSTALL} /root/later.deb"), deadline=300.0)
+    machine.run(*shlex.split(f"{_INSTALL} /srv/later.deb"), deadline=300.0)
     assert machine.shown(UNIT, "ActiveState") == "inactive"
     assert machine.run("systemctl", "is-enabled", UNIT, check=False).strip() == "disabled"
     machine.run("hubtunnel", "init", "--name", b.name)
