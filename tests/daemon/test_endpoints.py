@@ -349,6 +349,12 @@ def test_an_idle_dialler_sleeps_and_still_misses_nothing(
                     end.touch()
                     await until(lambda before=before: near.core.ready and near.core.sessions[-1].sid != before, 4.0)
                     near.dialler._backoff.reset()
+                # Of this end nothing is heard for a minute: the peer reads nothing, and does not answer CLOSE.
+                far.connections[0].transport.pause_reading()
+                dials = near.dialler._backoff.attempts
+                near.core.sessions[-1].close(Code.PROTOCOL, "test", near.now())
+                near.touch()
+                await until(lambda: near.dialler._backoff.attempts > dials, 4.0)
 
     run_loop(scenario())
 
@@ -369,7 +375,9 @@ def test_a_responder_dials_by_itself_when_nobody_comes_back(
                 await hub_b.reload()
                 await link(hub_a, "b").dialler.stop()
                 link(hub_a, "b").connections[0].abort()
+                began = time.monotonic()
                 await seen.next()
+                assert 0.3 < time.monotonic() - began < 10.0  # at `linger`, 20 s, it would look anyway
 
     run_loop(scenario())
 
