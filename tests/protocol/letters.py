@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hubtunnel.protocol import events as ev
+from hubtunnel.protocol.bytestream import Budget
 from hubtunnel.protocol.link import Settings
 from hubtunnel.protocol.streams import Stream
 from tests.protocol.support import CorePair, Hub, Wire
@@ -99,6 +100,7 @@ class Post(CorePair):
         self.sent[hub.name] = {}
         for letter in self.received[hub.name]:
             letter.reset |= not letter.ended  # one that was whole had been handed on
+        hub.budget = Budget(hub.budget.limit)
         hub.boot(self.other(hub))
 
     def dial_where_wanted(self) -> None:
