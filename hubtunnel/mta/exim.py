@@ -19,6 +19,28 @@ hubtunnel:
 .endif
   # a dead host is a dead peer, and hubtunnel knows sooner than a retry rule when it is back
   hosts_max_try = 1
+  # signed as on Debian's own transport, if at all: verdicts are the same with the tunnel and without
+.ifdef DKIM_DOMAIN
+  dkim_domain = DKIM_DOMAIN
+.endif
+.ifdef DKIM_SELECTOR
+  dkim_selector = DKIM_SELECTOR
+.endif
+.ifdef DKIM_PRIVATE_KEY
+  dkim_private_key = DKIM_PRIVATE_KEY
+.endif
+.ifdef DKIM_CANON
+  dkim_canon = DKIM_CANON
+.endif
+.ifdef DKIM_STRICT
+  dkim_strict = DKIM_STRICT
+.endif
+.ifdef DKIM_SIGN_HEADERS
+  dkim_sign_headers = DKIM_SIGN_HEADERS
+.endif
+.ifdef DKIM_TIMESTAMPS
+  dkim_timestamps = DKIM_TIMESTAMPS
+.endif
 """
 
 _STEPS = """\

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
@@ -23,7 +24,7 @@ from typing import Any
 from hubtunnel import cli
 from tests.e2e.hubs import ROOT
 from tests.e2e.namespaces import Namespace, switched_namespaces
-from tests.e2e.processes import Child, wait_until
+from tests.e2e.processes import Child, run, wait_until
 from tests.mta.machines import Machine, build, layers_folder, removed_at_end
 from tests.mta.servers import USER, Server, delivered
 
@@ -133,6 +134,12 @@ class Site:
         self.machine.sh(self.server.start)
         for port in (25, 26):
             wait_until(partial(self._listens, port), f"{self.server.name} at port {port}", detail=self.log)
+
+    def restart_server(self) -> None:
+        """After its administrator changed something."""
+        self.machine.sh(self.server.stop)
+        wait_until(lambda: not self._listens(25), f"{self.server.name} to be gone", detail=self.log)
+        self.start_server()
 
     def _listens(self, port: int) -> bool:
         """At any address of either family, by the kernel's own tables."""
@@ -254,7 +261,18 @@ def next_to(sites: Sequence[Site]) -> list[tuple[Site, Site]]:
     return list(zip(sites, [*sites[1:], sites[0]], strict=True))
 
 
-def _zone(sites: Iterable[tuple[str, str]]) -> list[str]:
+DKIM_SELECTOR = "laboratory"
+
+
+def _make_dkim_key(path: Path) -> str:
+    """A key for signatures of all sites; returns what DNS says of it."""
+    run("openssl", "genpkey", "-algorithm", "ED25519", "-out", str(path))
+    public = path.with_suffix(".public")
+    run("openssl", "pkey", "-in", str(path), "-pubout", "-outform", "DER", "-out", str(public))
+    return "v=DKIM1; k=ed25519; p=" + base64.b64encode(public.read_bytes()[-32:]).decode()
+
+
+def _zone(sites: Iterable[tuple[str, str]], dkim: str) -> list[str]:
     """Options of dnsmasq: every site with its address and mail exchanger, and nothing else in the world."""
     # example.com exists everywhere; `doctor` counts on it.
     sites = [*sites, (Laboratory.switch_name, f"{NETWORK}.1"), ("example.com", f"{NETWORK}.1")]
@@ -264,6 +282,7 @@ def _zone(sites: Iterable[tuple[str, str]]) -> list[str]:
             f"--host-record={name},{address}",
             f"--mx-host={name},{name},10",
             f"--txt-record={name},v=spf1 a -all",
+            f"--txt-record={DKIM_SELECTOR}._domainkey.{name},{dkim}",
         ]
     return options
 
@@ -290,7 +309,8 @@ def laboratory(
             ]
             made = [future.result() for future in futures]
         switch, *namespaces = stack.enter_context(switched_namespaces(addresses))
-        zone = _zone((name, address) for (_, name), address in zip(servers, addresses[1:], strict=True))
+        named = [(name, address) for (_, name), address in zip(servers, addresses[1:], strict=True)]
+        zone = _zone(named, _make_dkim_key(directory / "dkim.pem"))
         resolver = switch.start(
             "dnsmasq",
             ["dnsmasq", f"--listen-address={switch.address}", "--bind-interfaces", *zone],

@@ -1,0 +1,132 @@
+"""Every mail server as the sender to every mail server, by command: `python -m tests.mta.matrix [--out FILE]`, as root.
+
+Twelve hubs, six of which send and six of which receive: 20 letters of mixed size and kind for each pair, a bounce for
+each pair, and for each sender a peer that goes down and comes back. The result that is committed was made so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import platform
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.processes import wait_until
+from tests.mta import post, servers
+from tests.mta.lab import Laboratory, Site, laboratory
+
+LETTERS = 20
+RESULT = Path(__file__).parent / "results" / "matrix.json"
+PACKAGES = {
+    "postfix": "postfix",
+    "exim-heavy": "exim4-daemon-heavy",
+    "exim-light": "exim4-daemon-light",
+    "opensmtpd": "opensmtpd",
+    "sendmail": "sendmail-bin",
+    "courier": "courier-mta",
+}
+BACKSCATTER = "dropped by Courier as backscatter (ESMTP_BLOCKBACKSCATTER, as Debian ships it)"
+_Cell = dict[str, Any]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    out: Path = parser.parse_args(arguments).out
+    began = time.monotonic()
+    sending = [(server, f"mx.{server.name}.example") for server in servers.ALL]
+    receiving = [(server, f"mx.{server.name}-in.example") for server in servers.ALL]
+    half = len(sending)
+    with laboratory([*sending, *receiving], lambda sites: [(a, b) for a in sites[:half] for b in sites[half:]]) as lab:
+        senders, recipients = lab.sites[:half], lab.sites[half:]
+        cells = _letters(lab, senders, recipients)
+        for here in senders:
+            for there in recipients:
+                cells[here.server.name][there.server.name]["bounce"] = _bounce(lab, here, there)
+        outages = {here.server.name: _outage(lab, here, there) for here, there in zip(senders, recipients, strict=True)}
+        queues = {site.name: site.queue_empty() for site in lab.sites}
+        versions = {site.server.name: _version(site) for site in senders}
+    out.parent.mkdir(exist_ok=True)
+    result = {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "system": Path("/etc/debian_version").read_text().strip() + " " + platform.machine(),
+        "versions": versions,
+        "letters_each": LETTERS,
+        "cells": cells,
+        "outages": outages,
+        "queues_empty": queues,
+        "seconds": round(time.monotonic() - began),
+    }
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    wrong = [
+        f"{sender} -> {recipient}: {cell}"
+        for sender, row in cells.items()
+        for recipient, cell in row.items()
+        if cell["identical"] != LETTERS or cell["surplus"] or cell["bounce"] not in ("arrived", BACKSCATTER)
+    ]
+    wrong += [f"{name}: {found}" for name, found in outages.items() if found != "all arrived after it"]
+    wrong += [f"{name}: mail left in the queue" for name, empty in queues.items() if not empty]
+    print("\n".join(wrong) or f"all of {half * half} pairs in {result['seconds']} s")
+    return 1 if wrong else 0
+
+
+def _letters(lab: Laboratory, senders: list[Site], recipients: list[Site]) -> dict[str, dict[str, _Cell]]:
+    sent = {(here.name, there.name): post.letters(here, there, LETTERS) for here in senders for there in recipients}
+
+    def submit(here: Site) -> None:
+        for there in recipients:
+            post.submit(here, sent[here.name, there.name])
+
+    with ThreadPoolExecutor(len(senders)) as pool:
+        list(pool.map(submit, senders))
+    cells: dict[str, dict[str, _Cell]] = {here.server.name: {} for here in senders}
+    for there in recipients:
+        for here in senders:
+            those = sent[here.name, there.name]
+            try:
+                post.wait_for(there, those, lab=lab, deadline=180)
+            except AssertionError as exc:
+                print(f"{here.name} -> {there.name}: {str(exc).partition(chr(10))[0]}")
+            names = {letter.id for letter in those}
+            found = Counter({each: n for each, n in post.arrived(there).items() if each[0] in names})
+            cells[here.server.name][there.server.name] = {
+                "letters": len(those),
+                "bytes": sum(len(letter.content) for letter in those),
+                "identical": (found & post.expected(those)).total(),
+                "surplus": (found - post.expected(those)).total(),
+            }
+    for site in lab.sites:
+        wait_until(site.queue_empty, f"an empty queue at {site.name}", detail=site.explain, deadline=120)
+    return cells
+
+
+def _bounce(lab: Laboratory, here: Site, there: Site) -> str:
+    if there.server.name == "courier":
+        return BACKSCATTER
+    try:
+        post.provoke_a_bounce(here, there, lab=lab, deadline=90)
+    except AssertionError as exc:
+        return str(exc).partition("\n")[0]
+    return "arrived"
+
+
+def _outage(lab: Laboratory, here: Site, there: Site) -> str:
+    try:
+        post.outage(here, there, lab=lab)
+    except AssertionError as exc:
+        return str(exc).partition("\n")[0]
+    return "all arrived after it"
+
+
+def _version(site: Site) -> str:
+    return site.machine.run("dpkg-query", "-W", "-f", "${Version}", PACKAGES[site.server.name])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
