@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -160,3 +161,36 @@ def test_written_files_are_those_printed(mta: str, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "steps.sh").stat().st_mode & 0o111
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in written)
     assert made.write(tmp_path / "out") == written  # again, when peers have changed
+
+
+@pytest.mark.skipif(shutil.which("postconf") is None, reason="needs postconf: apt-get install postfix")
+def test_postfix_takes_addresses_of_both_families_and_the_steps_twice(tmp_path: Path) -> None:
+    """Run twice, the steps leave what they left the first time: a postmaster runs them whenever peers change."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: postconf changes files as root alone")
+    deliver = Deliver(address=Address("::1", 26))
+    six = _peer(3, listen=LocalAddress("::1", 24), deliver=deliver)
+    made = recipe("postfix", make_plan(_hub(_peer(2), six, deliver=deliver), smarthost="mx3.b.example"))
+    made.write(tmp_path / "recipe")
+    steps = (tmp_path / "recipe" / "steps.sh").read_text().partition("\npostfix check")[0]
+    conf = tmp_path / "postfix"
+    conf.mkdir()
+    (conf / "main.cf").write_text("compatibility_level = 3.6\ntransport_maps = hash:/etc/postfix/transport\n")
+    (conf / "master.cf").write_text("")
+    seen = []
+    for _ in range(2):
+        subprocess.run(
+            ["sh", "-c", steps, str(tmp_path / "recipe" / "steps.sh")],
+            check=True,
+            capture_output=True,
+            env={**os.environ, "MAIL_CONFIG": str(conf)},
+        )
+        seen.append({path.name: path.read_text() for path in conf.iterdir()})
+    assert seen[0] == seen[1]
+    assert "texthash:$config_directory/hubtunnel.transport, hash:/etc/postfix/transport" in seen[0]["main.cf"]
+    assert "default_transport = hubtunnel:[::1]:24" in seen[0]["main.cf"]
+    assert "b3.example hubtunnel:[::1]:24\n" in seen[0]["hubtunnel.transport"]
+    read = subprocess.run(["postconf", "-c", str(conf), "-M"], capture_output=True, text=True, check=True)
+    assert read.stderr == ""
+    services = [line.split()[:2] for line in read.stdout.splitlines() if not line.startswith(" ")]
+    assert services == [["hubtunnel", "unix"], ["127.0.0.1:26", "inet"], ["[::1]:26", "inet"]]
