@@ -1,6 +1,7 @@
 """Many real hubs in one process, each with one peer: `python -m tests.bench.generator FOLDER COUNT`.
 
-It says `ready` on its own line once all run, and after that `up N` whenever the number of sessions has changed.
+It says `ready` on its own line once all run, and after that `up N M` whenever the number of sessions has changed: of
+all, and of the peers of even numbers, which wait to be dialled.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ async def _run(crowd: Crowd, count: int) -> None:
     async with contextlib.AsyncExitStack() as stack:
         hubs = [await stack.enter_async_context(running(crowd.peer(number))) for number in range(count)]
         print("ready", flush=True)
-        told = -1
+        told = ""
         while not stopped.is_set():
-            up = sum(link(hub, CROWD_HUB).core.ready for hub in hubs)
-            if up != told:
-                print(f"up {up}", flush=True)
-                told = up
+            up = [link(hub, CROWD_HUB).core.ready for hub in hubs]
+            if (now := f"up {sum(up)} {sum(up[::2])}") != told:
+                print(now, flush=True)
+                told = now
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stopped.wait(), _LOOK)
 

@@ -33,10 +33,13 @@ _UNITS = {
     "per_stream_kb": "an idle stream KB",
     "start_ms": "start-up ms",
     "handshakes_per_s": "handshakes/s",
+    "first_start_s": "first start, listens after s",
     "start_s": "listens after s",
-    "up_s": "all sessions after s",
+    "dialled_up_s": "then sessions with those that it dials after s",
+    "up_s": "and with all after s",
     "idle_cpu_percent": "idle CPU %",
-    "cpu_s": "CPU s",
+    "cpu_s": "CPU s so far",
+    "stop_s": "stops within s (at 5 s it was asked again)",
 }
 _RATIOS = ("messages_per_s", "cpu_per_message_us", "mb_per_s", "cpu_per_gb_s", "p50_us")
 """Values whose ratio to the reference stands beside them."""
