@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ PACKAGES = (
 )
 INSTALL = f"apt-get install --no-install-recommends {' '.join(PACKAGES)}"
 _POLICY = Path("/usr/sbin/policy-rc.d")
-_ROOT = Path(__file__).resolve().parents[2]
+_LOCK = Path(__file__).resolve().parents[2] / "contrib/requirements-bench.lock"
 
 
 def install() -> None:
@@ -25,9 +24,9 @@ def install() -> None:
     with _no_services():
         for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", *PACKAGES]):
             subprocess.run(["apt-get", *command], check=True, env=environment)
-    # The packages of the extra, not the project with it: an editable install of that stays what it is.
-    extras = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *extras["bench"]], check=True)
+    # The packages of the extra `bench`, not the project with them: an editable install of that stays what it is.
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*pip, "install", "--require-hashes", "-r", str(_LOCK)], check=True)
 
 
 @contextmanager
