@@ -27,6 +27,10 @@ class ConfigError(HubtunnelError):
         self.problems = problems
 
 
+class ListenConfigError(ConfigError):
+    """Addresses that cannot be listened on now: perhaps a mistake in the files, perhaps something that passes."""
+
+
 class KeyFileError(HubtunnelError):
     """A private key file is missing, unreadable, has the wrong form, owner or mode."""
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from hubtunnel import __version__
 from hubtunnel.cli.common import ANSWER_IS_NO, USAGE, CommandError, complain
 from hubtunnel.config import DEFAULT_PATH, ENVIRONMENT
-from hubtunnel.errors import CardError, ConfigError, HubtunnelError, KeyFileError, UsageError
+from hubtunnel.errors import CardError, ConfigError, HubtunnelError, KeyFileError, ListenConfigError, UsageError
 from hubtunnel.identity.fingerprint import FingerprintError
 from hubtunnel.identity.state import StateError
 
@@ -82,7 +82,8 @@ def _tell(exc: Exception) -> int:
     if isinstance(exc, ConfigError):
         for problem in exc.problems:
             complain(problem)
-        return USAGE
+        # What passes by itself is worth another start: the systemd unit makes none after status 2.
+        return ANSWER_IS_NO if isinstance(exc, ListenConfigError) else USAGE
     if isinstance(exc, CardError):
         complain(f"the card is refused ({exc.code}): {exc}")
         return ANSWER_IS_NO

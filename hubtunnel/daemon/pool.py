@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from hubtunnel.daemon import sockets
 from hubtunnel.daemon.sockets import ListenError
-from hubtunnel.errors import ConfigError
+from hubtunnel.errors import ListenConfigError
 
 # (host, port, owner): the owner tells sockets with port 0 apart, which take any free port each.
 Key = tuple[str, int, str]
@@ -35,7 +35,7 @@ class SocketPool:
     def bind_missing(self, wanted: Mapping[Key, str]) -> list[Key]:
         """Bind all of `wanted` (key: what to name in an error) that are not there; the keys that were new.
 
-        Raises `ConfigError` with a line for each that failed; then none of them is bound.
+        Raises `ListenConfigError` with a line for each that failed; then none of them is bound.
         """
         new: list[Key] = []
         problems: list[str] = []
@@ -49,7 +49,7 @@ class SocketPool:
                 problems.append(str(exc))
         if problems:
             self.release(new)
-            raise ConfigError(problems)
+            raise ListenConfigError(problems)
         return new
 
     def _inherit(self, key: Key, what: str) -> socket.socket | None:
@@ -66,7 +66,7 @@ class SocketPool:
         return None
 
     def take(self, keys: Iterable[Key]) -> dict[Key, socket.socket]:
-        """Duplicates of bound sockets, for listeners to own: all of them, or none and a `ConfigError`."""
+        """Duplicates of bound sockets, for listeners to own: all of them, or none and a `ListenConfigError`."""
         taken: dict[Key, socket.socket] = {}
         try:
             for key in keys:
@@ -74,7 +74,7 @@ class SocketPool:
         except ListenError as exc:
             for sock in taken.values():
                 sock.close()
-            raise ConfigError([str(exc)]) from None
+            raise ListenConfigError([str(exc)]) from None
         return taken
 
     def unused(self) -> dict[Key, socket.socket]:
