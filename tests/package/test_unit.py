@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -83,6 +83,8 @@ class Tunnel:
         """A letter of every shape each way, whole."""
         self._letters += 1
         a, b = self.lab.a, self.lab.b
+        for site in (a, b):
+            site.postfix.flush()  # forgets that a destination was away
         ways = ((a, b, "a"), (b, a, "b"))
         for site, other, letter in ways:
             prefix = f"{letter}{self._letters}"
@@ -296,14 +298,24 @@ def test_status_names_peers_up_and_down(tunnel: Tunnel) -> None:
     tunnel.wait_until_up()
 
 
-def test_a_daemon_that_hangs_is_started_anew(tunnel: Tunnel) -> None:
-    """Stopped as a loop that hangs would be: systemd hears nothing more from it, ends it and starts another one."""
-    machine, pid = tunnel.machine, tunnel.pid
+@contextmanager
+def changed(machine: Machine, *lines: str) -> Iterator[None]:
+    """Lines for the service, as `systemctl edit` takes them; the service itself is left to the caller."""
     folder = machine.path("/etc/systemd/system/hubtunnel.service.d")
     folder.mkdir()
-    (folder / "sooner.conf").write_text("[Service]\nWatchdogSec=2s\nRestartSec=100ms\n")
+    (folder / "test.conf").write_text("\n".join(["[Service]", *lines, ""]))
+    machine.run("systemctl", "daemon-reload")
     try:
+        yield
+    finally:
+        shutil.rmtree(folder)
         machine.run("systemctl", "daemon-reload")
+
+
+def test_a_daemon_that_hangs_is_started_anew(tunnel: Tunnel) -> None:
+    """Stopped as a loop that hangs would be: systemd hears nothing more from it, ends it and starts another one."""
+    machine = tunnel.machine
+    with changed(machine, "WatchdogSec=2s", "RestartSec=100ms"):
         machine.systemctl("restart", UNIT)
         pid = tunnel.pid
         machine.run("kill", "-STOP", str(pid))
@@ -311,9 +323,24 @@ def test_a_daemon_that_hangs_is_started_anew(tunnel: Tunnel) -> None:
         assert "Watchdog timeout (limit 2s)!" in machine.journal(UNIT)
         assert machine.shown(UNIT, "NRestarts") == "1"
         tunnel.wait_until_up()
-    finally:
-        shutil.rmtree(folder)
-        machine.run("systemctl", "daemon-reload")
+
+
+def test_it_starts_as_soon_as_what_kept_it_from_starting_is_gone(tunnel: Tunnel) -> None:
+    """And there is no number of attempts after which systemd gives up."""
+    machine = tunnel.machine
+    assert machine.shown(UNIT, "StartLimitIntervalUSec") == "0"
+    machine.systemctl("stop", UNIT)
+    with changed(machine, "RestartSec=10ms"):
+        with tunnel.lab.a.namespace.listen(*TUNNEL):
+            machine.run("systemctl", "start", UNIT, check=False)
+            refusal = f"cannot listen on {TUNNEL[0]} port {TUNNEL[1]}: Address already in use"
+            wait_until(
+                lambda: machine.journal(UNIT).count(refusal) > 1,
+                "two attempts",
+                deadline=30.0,
+                detail=lambda: machine.journal(UNIT)[-6000:],
+            )
+        tunnel.wait_until_up()
 
 
 def test_credentials_as_the_unit_has_them_in_comments(tunnel: Tunnel) -> None:
