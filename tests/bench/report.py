@@ -128,7 +128,7 @@ def _targets(samples: Samples) -> list[str]:
 
 def _table(samples: Samples, part: str, load: str) -> list[str]:
     names = samples.names(part, load)
-    reference = REFERENCE if REFERENCE in samples.pairs(part) else "direct"
+    reference = next((name for name in (REFERENCE, "direct", "clear") if name in samples.pairs(part)), REFERENCE)
     header = ["pair"]
     for name in names:
         header += [_UNITS.get(name, name), *([f"× {reference}"] if name in _RATIOS else [])]
