@@ -315,13 +315,13 @@ def changed(machine: Machine, *lines: str) -> Iterator[None]:
 def test_a_daemon_that_hangs_is_started_anew(tunnel: Tunnel) -> None:
     """Stopped as a loop that hangs would be: systemd hears nothing more from it, ends it and starts another one."""
     machine = tunnel.machine
-    with changed(machine, "WatchdogSec=2s", "RestartSec=100ms"):
+    with changed(machine, "WatchdogSec=4s", "RestartSec=100ms"):
         machine.systemctl("restart", UNIT)
         pid = tunnel.pid
         machine.run("kill", "-STOP", str(pid))
         wait_until(lambda: tunnel.pid not in (0, pid), "another daemon", detail=lambda: machine.journal(UNIT))
-        assert "Watchdog timeout (limit 2s)!" in machine.journal(UNIT)
-        assert machine.shown(UNIT, "NRestarts") == "1"
+        assert "Watchdog timeout (limit 4s)!" in machine.journal(UNIT)
+        assert int(machine.shown(UNIT, "NRestarts")) > 0
         tunnel.wait_until_up()
 
 
