@@ -344,19 +344,33 @@ def test_it_starts_as_soon_as_what_kept_it_from_starting_is_gone(tunnel: Tunnel)
 
 
 def test_credentials_as_the_unit_has_them_in_comments(tunnel: Tunnel) -> None:
-    """With the comment signs taken away, a passphrase sealed to this machine opens the identity key in the service."""
+    """With the comment signs taken away: the identity key under a passphrase, and the peer's pre-shared key, sealed."""
     machine = tunnel.machine
-    unit = machine.path("/lib/systemd/system/hubtunnel.service")
-    before = unit.read_text()
     passphrase = "correct horse battery staple"
     machine.run("hubtunnel", "key", "passphrase", "--identity", text=f"{passphrase}\n")
-    machine.run(
-        *("systemd-creds", "encrypt", "--with-key=host", "--name=identity.passphrase"),
-        *("-", "/etc/hubtunnel/identity.passphrase.cred"),
-        text=passphrase,
+    shared = machine.run("hubtunnel", "key", "psk", "mx.b.example")
+    file = machine.path("/etc/hubtunnel/peers.d/mx.b.example.psk")
+    secret = file.read_text()
+    assert secret.split()[-1] in shared
+    # The far hub's administrator has typed it in; here in a file of the same form.
+    far = tunnel.far.directory / "peers.d" / "mx.a.example.psk"
+    far.write_text(secret)
+    far.chmod(0o600)
+    theirs = far.with_suffix(".toml")
+    theirs.write_text(f'psk_file = "{far.name}"\n{theirs.read_text()}')
+    tunnel.far._command("reload")
+    for name, text in (("identity.passphrase", passphrase), ("mx.b.example.psk", secret)):
+        sealed = f"/etc/hubtunnel/{name}.cred"
+        machine.run("systemd-creds", "encrypt", "--with-key=host", f"--name={name}", "-", sealed, text=text)
+        assert text.strip() not in machine.path(sealed).read_text()
+    peer = machine.path("/etc/hubtunnel/peers.d/mx.b.example.toml")
+    peer.write_text(
+        re.sub(r"^psk_file = .*$", 'psk_file = "credential:mx.b.example.psk"', peer.read_text(), flags=re.M)
     )
-    assert passphrase not in machine.path("/etc/hubtunnel/identity.passphrase.cred").read_text()
-    unit.write_text(before.replace("#LoadCredentialEncrypted=identity", "LoadCredentialEncrypted=identity"))
+    assert "credential:" in peer.read_text()
+    file.unlink()
+    unit = machine.path("/lib/systemd/system/hubtunnel.service")
+    unit.write_text(unit.read_text().replace("#LoadCredentialEncrypted=", "LoadCredentialEncrypted="))
     machine.run("systemctl", "daemon-reload")
     machine.systemctl("restart", UNIT)
     tunnel.wait_until_up()
