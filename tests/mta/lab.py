@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hubtunnel import cli
+from hubtunnel.daemon.control import request
 from tests.e2e.hubs import ROOT
 from tests.e2e.namespaces import Namespace, switched_namespaces
 from tests.e2e.processes import Child, run, wait_until
@@ -37,7 +38,7 @@ HERE = "/opt/hubtunnel-mta"
 
 
 def hubtunnel(*arguments: str) -> str:
-    """One of our commands, in this process; its output. Raises when it does not succeed."""
+    """One of our commands, in this process and from one thread at a time; its output. Raises when it fails."""
     output, errors = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
         status = cli.main(arguments)
@@ -104,7 +105,7 @@ class Site:
         return self.machine.sh(self.server.queue, check=False)
 
     def where_reasons_stand(self) -> str:
-        """The queue's listing; of OpenSMTPD, which shows a text of its own there, the log."""
+        """The queue's listing, or the log: OpenSMTPD lists a text of its own, Courier none."""
         return self.log() if self.server.reasons_in_log else self.queue()
 
     def queue_empty(self) -> bool:
@@ -188,7 +189,8 @@ class Site:
         return findings
 
     def status(self) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self.hubtunnel("status", "--json"))
+        """The daemon's own answer."""
+        answer: dict[str, Any] = request(self.directory / "control.sock", "status")["status"]
         return answer
 
     def peer_state(self, other: Site) -> str:

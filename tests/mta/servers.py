@@ -147,6 +147,7 @@ COURIER = Server(
     stop="esmtpd stop; courier stop; courierfilter stop",
     queue="mailq",
     empty="   0 messages.",
+    reasons_in_log=True,
     flush="courier flush",
     mailbox=f"/home/{USER}/Maildir",
     proxy="none",

@@ -127,3 +127,18 @@ def test_each_mistake_is_found(
     assert {each["about"] for each in _wrong(found, "bounces too")} == forgotten
     (loop,) = _wrong(itself, "no loop")
     assert f"named {site.name}" in loop["text"]
+
+
+def test_a_second_way_is_found(ring: Laboratory) -> None:
+    """A next hop behind the tunnel's, and a fallback relay: each would carry mail in clear while the tunnel is down."""
+    site = ring.site("postfix")
+    table = site.machine.path("/etc/postfix/hubtunnel.transport")
+    table.write_text(table.read_text().replace("[127.0.1.2]:24", "[127.0.1.2]:24, [198.51.100.1]"))
+    site.machine.run("postconf", "-P", "hubtunnel/unix/smtp_fallback_relay=[198.51.100.1]:587")
+    try:
+        found = _wrong(site.doctor(), "no way around")
+    finally:
+        site.apply_recipe()
+    behind = next(each["text"] for each in found if "[198.51.100.1]:25" in each["text"])
+    assert "smtp_fallback_relay [198.51.100.1]:587" in behind
+    assert len(found) == len(site.peers), "the fallback relay concerns all of them"
