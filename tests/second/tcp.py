@@ -84,6 +84,7 @@ class Delivered(End):
     def __init__(self, connection: socket.socket) -> None:
         super().__init__(connection)
         self.proxy_source: tuple[str, int] | None = None
+        self.proxy_values: dict[int, bytes] = {}  # what follows the addresses: type, two bytes of length, value
 
     def introduced(self) -> bool:
         """Whether the whole header is there; it is taken off what was received."""
@@ -93,7 +94,16 @@ class Delivered(End):
         data = self.received
         if len(data) < 28:
             return False
-        assert data[:16] == PROXY_V2 + b"\x21\x11\x00\x0c", data[:28]
+        assert data[:14] == PROXY_V2 + b"\x21\x11", data[:28]
+        end = 16 + int.from_bytes(data[14:16], "big")
+        if len(data) < end:
+            return False
+        at = 28
+        while at < end:
+            behind = at + 3 + int.from_bytes(data[at + 1 : at + 3], "big")
+            self.proxy_values[data[at]] = bytes(data[at + 3 : behind])
+            at = behind
+        assert at == end, data[:end]
         self.proxy_source = socket.inet_ntoa(bytes(data[16:20])), int.from_bytes(data[24:26], "big")
-        del data[:28]
+        del data[:end]
         return True

@@ -44,6 +44,7 @@ def test_a_conversation_that_we_open(link: Link) -> None:
     mta = link.delivered(wire)
     assert mta.proxy_source is not None
     assert mta.proxy_source[0] == PRESENTED
+    assert mta.proxy_values == {0xE0: link.daemon.second.name.encode(), 0xE1: wire.session.sid}
     wire.until(lambda: mta.received.endswith(b"EHLO second.example\r\n"), "the first line")
     mta.send(b"220 mta.example\r\n250 mta.example\r\n")
     wire.until(lambda: stream.received == b"220 mta.example\r\n250 mta.example\r\n", "the reply")
