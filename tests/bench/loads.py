@@ -211,19 +211,19 @@ class Batch:
     text: str = "20 mails of 1 MB at once; where they did not all arrive within the limit, the rate is an upper bound"
     messages: int = 20
     length: int = 1_000_000
-    limit: float = 25.0  # seconds
+    limit: float = 20.0  # seconds
     sink: str = "smtp"
 
     def warm_up(self, way: Way) -> None:
         """Nothing: a carrier is as it is between two batches."""
 
     def measure(self, way: Way, share: float) -> Values:
-        """Megabytes a second over all of them, and whether they arrived."""
+        """Megabytes a second over all of them, and whether they arrived within `share` of the limit."""
         argv = ["smtp-source", "-s", str(self.messages), "-m", str(self.messages), "-l", str(self.length)]
         began = time.perf_counter()
         done = True
         try:
-            run(*way.argv([*argv, *_ADDRESSES, way.running.entrance]), deadline=self.limit)
+            run(*way.argv([*argv, *_ADDRESSES, way.running.entrance]), deadline=self.limit * max(share, 0.2))
         except subprocess.TimeoutExpired:
             done = False
         seconds = time.perf_counter() - began
@@ -233,7 +233,7 @@ class Batch:
 MAIL = (
     Mail("new", "10 KiB, 20 at once, a connection each", 20, 1000, 10_240),
     Mail("kept", "10 KiB, 20 at once, connections kept", 20, 3000, 10_240, kept=True),
-    Mail("large", "1 MiB, 4 at once, a connection each", 4, 60, 1 << 20),
+    Mail("large", "1 MiB, 4 at once, a connection each", 4, 40, 1 << 20),
 )
 
 _LIMITLESS = 1 << 50

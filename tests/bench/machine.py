@@ -32,6 +32,7 @@ def machine() -> dict[str, Any]:
         "cpu": _value("/proc/cpuinfo", "model name") or platform.machine(),
         "memory_mb": int(_value("/proc/meminfo", "MemTotal").split()[0]) // 1024,
         "kernel": platform.release(),
+        "congestion_control": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
         # Of one minute and five: above the number of CPUs plus a little, somebody else was at work as well.
         "load_average": [round(load, 1) for load in os.getloadavg()[:2]],
     }

@@ -109,7 +109,7 @@ def _head(result: Result) -> list[str]:
     listed = ", ".join(f"{name} {version}" for name, version in versions.items())
     return [
         f"- **machine** {machine['cpus']} cores of {machine['cpu']}, {machine['memory_mb']} MB, "
-        f"Linux {machine['kernel']}",
+        f"Linux {machine['kernel']} with TCP's {machine['congestion_control']}",
         f"- **versions** {listed}",
         f"- **when** {result.head['at']}, load average before it {machine['load_average'][0]}",
         f"- **command** `{result.head['command']}`, as root; it took {result.head['seconds']} s. "

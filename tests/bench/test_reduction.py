@@ -16,7 +16,14 @@ from tests.bench.targets import TARGETS, Target, Verdict, per_peer_kb
 
 HEAD = {
     "at": "2026-01-02T03:04:05Z",
-    "machine": {"cpus": 2, "cpu": "a CPU", "memory_mb": 1000, "kernel": "6", "load_average": [0.1, 0.2]},
+    "machine": {
+        "cpus": 2,
+        "cpu": "a CPU",
+        "memory_mb": 1000,
+        "kernel": "6",
+        "congestion_control": "cubic",
+        "load_average": [0.1, 0.2],
+    },
     "versions": {"hubtunnel": "0"},
     "command": "python -m tests.bench all",
     "seconds": 7,
