@@ -8,7 +8,7 @@
 _shtab_hubtunnel_peer_subparsers=(add list show update repin remove)
 _shtab_hubtunnel_key_subparsers=(list rotate issue export import revoke delete passphrase psk)
 _shtab_hubtunnel_mta_subparsers=(postfix exim sendmail opensmtpd courier qmail)
-_shtab_hubtunnel_subparsers=(init card peer key check run reload stop ping status mta demo)
+_shtab_hubtunnel_subparsers=(init card peer key check run reload stop ping status mta doctor demo)
 
 _shtab_hubtunnel_init_option_strings=(-h --help --name --dir --listen --deliver --config --traceback)
 _shtab_hubtunnel_card_option_strings=(-h --help --fingerprint --since --qr --json --config --traceback)
@@ -42,6 +42,7 @@ _shtab_hubtunnel_mta_opensmtpd_option_strings=(-h --help --write --smarthost --l
 _shtab_hubtunnel_mta_courier_option_strings=(-h --help --write --smarthost --local-domain --json --config --traceback)
 _shtab_hubtunnel_mta_qmail_option_strings=(-h --help --write --smarthost --local-domain --json --config --traceback)
 _shtab_hubtunnel_mta_option_strings=(-h --help --config --traceback)
+_shtab_hubtunnel_doctor_option_strings=(-h --help --mta --json --config --traceback)
 _shtab_hubtunnel_demo_option_strings=(-h --help --keep --json --config --traceback)
 _shtab_hubtunnel_option_strings=(-h --help --version --config --traceback)
 
@@ -94,6 +95,7 @@ _shtab_hubtunnel_mta_courier___config_COMPGEN=_shtab_compgen_files
 _shtab_hubtunnel_mta_qmail___write_COMPGEN=_shtab_compgen_dirs
 _shtab_hubtunnel_mta_qmail___config_COMPGEN=_shtab_compgen_files
 _shtab_hubtunnel_mta___config_COMPGEN=_shtab_compgen_files
+_shtab_hubtunnel_doctor___config_COMPGEN=_shtab_compgen_files
 _shtab_hubtunnel_demo___config_COMPGEN=_shtab_compgen_files
 _shtab_hubtunnel___config_COMPGEN=_shtab_compgen_files
 
@@ -101,7 +103,8 @@ _shtab_hubtunnel_peer_pos_0_choices=(add list show update repin remove)
 _shtab_hubtunnel_key_pos_0_choices=(list rotate issue export import revoke delete passphrase psk)
 _shtab_hubtunnel_run___loop_choices=(uvloop asyncio)
 _shtab_hubtunnel_mta_pos_0_choices=(postfix exim sendmail opensmtpd courier qmail)
-_shtab_hubtunnel_pos_0_choices=(init card peer key check run reload stop ping status mta demo)
+_shtab_hubtunnel_doctor___mta_choices=(postfix exim sendmail opensmtpd courier qmail)
+_shtab_hubtunnel_pos_0_choices=(init card peer key check run reload stop ping status mta doctor demo)
 
 _shtab_hubtunnel_init__h_nargs=0
 _shtab_hubtunnel_init___help_nargs=0
@@ -231,6 +234,10 @@ _shtab_hubtunnel_mta_pos_0_nargs=A...
 _shtab_hubtunnel_mta__h_nargs=0
 _shtab_hubtunnel_mta___help_nargs=0
 _shtab_hubtunnel_mta___traceback_nargs=0
+_shtab_hubtunnel_doctor__h_nargs=0
+_shtab_hubtunnel_doctor___help_nargs=0
+_shtab_hubtunnel_doctor___json_nargs=0
+_shtab_hubtunnel_doctor___traceback_nargs=0
 _shtab_hubtunnel_demo__h_nargs=0
 _shtab_hubtunnel_demo___help_nargs=0
 _shtab_hubtunnel_demo___keep_nargs=0

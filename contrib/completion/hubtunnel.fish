@@ -50,8 +50,8 @@ function _shtab_hubtunnel_using
   test "$_shtab_hubtunnel_cmdpath" = "$argv"
 end
 
-set -g _shtab_hubtunnel_commands init card peer 'peer add' 'peer list' 'peer show' 'peer update' 'peer repin' 'peer remove' key 'key list' 'key rotate' 'key issue' 'key export' 'key import' 'key revoke' 'key delete' 'key passphrase' 'key psk' check run reload stop ping status mta 'mta postfix' 'mta exim' 'mta sendmail' 'mta opensmtpd' 'mta courier' 'mta qmail' demo
-set -g _shtab_hubtunnel_opts_with_value --config --count --deliver --dir --domain --endpoint --every --fingerprint --listen --local-domain --loop --name --present-as --since --smarthost --write -c
+set -g _shtab_hubtunnel_commands init card peer 'peer add' 'peer list' 'peer show' 'peer update' 'peer repin' 'peer remove' key 'key list' 'key rotate' 'key issue' 'key export' 'key import' 'key revoke' 'key delete' 'key passphrase' 'key psk' check run reload stop ping status mta 'mta postfix' 'mta exim' 'mta sendmail' 'mta opensmtpd' 'mta courier' 'mta qmail' doctor demo
+set -g _shtab_hubtunnel_opts_with_value --config --count --deliver --dir --domain --endpoint --every --fingerprint --listen --local-domain --loop --mta --name --present-as --since --smarthost --write -c
 
 complete -c hubtunnel -e
 complete -c hubtunnel -f
@@ -260,6 +260,12 @@ complete -c hubtunnel -n '_shtab_hubtunnel_using mta qmail' -l local-domain -x -
 complete -c hubtunnel -n '_shtab_hubtunnel_using mta qmail' -l json -d 'print one JSON value for programs'
 complete -c hubtunnel -n '_shtab_hubtunnel_using mta qmail' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (default $HUBTUNNEL_CONFIG, else /etc/hubtunnel/hubtunnel.toml)'
 complete -c hubtunnel -n '_shtab_hubtunnel_using mta qmail' -l traceback -d 'show where an error comes from'
+complete -c hubtunnel -n '_shtab_hubtunnel_using; and test $_shtab_hubtunnel_npos -eq 0' -a doctor -d 'Talks to this host'"'"'s mail server as the tunnel does, to the peers'"'"' mail servers through the tunnel, and asks the mail server for its routes. Every conversation ends before a message. As root, since [deliver] addresses and some tools want it. Exit status 0: nothing is wrong; 1: something is.'
+complete -c hubtunnel -n '_shtab_hubtunnel_using doctor' -s h -l help -d 'show this help message and exit'
+complete -c hubtunnel -n '_shtab_hubtunnel_using doctor' -l mta -xka "postfix exim sendmail opensmtpd courier qmail" -d 'the mail server of this host (default: found by its tools)'
+complete -c hubtunnel -n '_shtab_hubtunnel_using doctor' -l json -d 'print one JSON value for programs'
+complete -c hubtunnel -n '_shtab_hubtunnel_using doctor' -l config -xka "(__fish_complete_path (commandline -ct))" -d 'configuration file (default $HUBTUNNEL_CONFIG, else /etc/hubtunnel/hubtunnel.toml)'
+complete -c hubtunnel -n '_shtab_hubtunnel_using doctor' -l traceback -d 'show where an error comes from'
 complete -c hubtunnel -n '_shtab_hubtunnel_using; and test $_shtab_hubtunnel_npos -eq 0' -a demo -d 'Starts two hubs in a temporary folder, sends mail through them, harms the connection between them, and shows what that proved. Needs no root and no configuration, and leaves nothing behind.'
 complete -c hubtunnel -n '_shtab_hubtunnel_using demo' -s h -l help -d 'show this help message and exit'
 complete -c hubtunnel -n '_shtab_hubtunnel_using demo' -l keep -d 'stay up afterwards, to send mail by hand, until Ctrl-C'
