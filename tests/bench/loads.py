@@ -211,7 +211,7 @@ class Batch:
     text: str = "20 mails of 1 MB at once; where they did not all arrive within the limit, the rate is an upper bound"
     messages: int = 20
     length: int = 1_000_000
-    limit: float = 20.0  # seconds
+    limit: float = 12.0  # seconds
     sink: str = "smtp"
 
     def warm_up(self, way: Way) -> None:

@@ -19,7 +19,7 @@ _ASKED = {
     "stunnel": ("stunnel4", "-version"),
     "spiped": ("spiped", "-v"),
     "wireguard-go": ("wireguard-go", "--version"),
-    "postfix": ("postconf", "-h", "mail_version"),
+    "postfix": ("postconf", "-d", "-h", "mail_version"),
     "openssl": ("openssl", "version"),
 }
 _VERSION = re.compile(r"[0-9]+\.[0-9][-.0-9a-z+~]*")

@@ -80,7 +80,7 @@ def delivery(effort: Effort, notebook: Notebook) -> None:
 
 def distance(effort: Effort, notebook: Notebook) -> None:
     """Bulk and a batch of mails over 20, 100 and 300 ms, without loss and with 1 %, at 100 Mbit/s."""
-    for sink, load in (("bulk", long_bulk(5.0, 3.0)), ("smtp", Batch())):
+    for sink, load in (("bulk", long_bulk(3.0, 2.0)), ("smtp", Batch())):
         pairs = chosen("distance", DISTANCE_PAIRS, effort, notebook)
         if not pairs:
             return
@@ -91,18 +91,18 @@ def distance(effort: Effort, notebook: Notebook) -> None:
                 for way in ways.values():
                     load.warm_up(way)
                 line.set(Quality(delay=delay / 2, loss=loss, rate=RATE, queue=QUEUE_20_MS))
-                interleaved(distance_name(delay, loss), ways, [load], 1, effort, notebook)
+                interleaved(distance_name(delay, loss), ways, [load], 1, effort, notebook, warm=True)
 
 
 PARTS = {
     part.name: part
     for part in (
-        Part("mail", "messages a second and CPU per message", _loopback("mail", "smtp", MAIL, 5, tuple(PAIRS))),
+        Part("mail", "messages a second and CPU per message", _loopback("mail", "smtp", MAIL, 4, tuple(PAIRS))),
         Part("bulk", "bytes a second and CPU per GB", _loopback("bulk", "bulk", BULK, 3, tuple(PAIRS))),
         Part(
             "latency",
             "idle SMTP round trips",
-            _loopback("latency", "smtp", [RoundTrips()], 5, tuple(PAIRS)),
+            _loopback("latency", "smtp", [RoundTrips()], 3, tuple(PAIRS)),
         ),
         Part("crowded", "small replies while 25 MB mails pass at 100 Mbit/s", crowded),
         Part("delivery", "round trips until the 250 at 100 ms", delivery),

@@ -24,7 +24,7 @@ def draw(samples: Samples, folder: Path) -> list[Path]:
     except ImportError:
         raise SystemExit("the plots need matplotlib: python -m tests.bench install") from None
     mpl.use("svg")
-    mpl.rcParams.update({"svg.hashsalt": "hubtunnel", "font.size": 9, "axes.spines.top": False})
+    mpl.rcParams.update({"svg.hashsalt": "hubtunnel", "svg.fonttype": "none", "font.size": 9, "axes.spines.top": False})
     mpl.rcParams["axes.spines.right"] = False
     from matplotlib.figure import Figure
 

@@ -36,10 +36,17 @@ class Effort:
 
 
 def interleaved(
-    part: str, ways: Mapping[str, Way], loads: Sequence[Load], rounds: int, effort: Effort, notebook: Notebook
+    part: str,
+    ways: Mapping[str, Way],
+    loads: Sequence[Load],
+    rounds: int,
+    effort: Effort,
+    notebook: Notebook,
+    *,
+    warm: bool = False,
 ) -> None:
-    """Every load through every way, in every round."""
-    for load, way in itertools.product(loads, ways.values()):
+    """Every load through every way, in every round. The ways are warmed up first unless they are `warm` already."""
+    for load, way in itertools.product(() if warm else loads, ways.values()):
         load.warm_up(way)
     names = list(ways)
     for number in range(effort.rounds or rounds):
