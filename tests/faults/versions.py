@@ -190,5 +190,5 @@ async def _until_above(side: Side, what: str, count: int, *, ask: Callable[[], A
         if ask is not None:
             await ask()
         if time.monotonic() > end:
-            raise AssertionError(f"the session's {what!r} stays at {count}")
+            raise AssertionError(f"the session's {what!r} stays at {count}\n{side.hub.log[-4000:]}")
         await asyncio.sleep(0.05)
