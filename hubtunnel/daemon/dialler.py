@@ -97,7 +97,9 @@ class Dialler:
         while True:
             self._wake.clear()
             now = self._link.now()
-            if not self._link.peer.endpoints or not core.wants_carrier(now):
+            # A hub that stops begins nothing new; conversations that wait for a carrier still get theirs.
+            wanted = core.wants_resume if self._services.draining else core.wants_carrier(now)
+            if not self._link.peer.endpoints or not wanted:
                 self.phase = "idle"
                 await self._move_or_sleep(now)
                 continue

@@ -172,7 +172,14 @@ class Hub:
         self.services.draining = True
         for link in self.links.values():
             link.drain(Code.RESTART)
-        await self.until(lambda: self._stop_now.is_set() or all(link.drained for link in self.links.values()), patience)
+        busy = set(self.links.values())
+
+        def idle() -> bool:
+            # Once is enough: a session that a peer begins anew, and anew, carries no mail and must not hold the end up.
+            busy.difference_update([link for link in busy if link.drained])
+            return not busy
+
+        await self.until(lambda: idle() or self._stop_now.is_set(), patience)
         self._cut = self._open_streams()
 
     async def until(self, done: Callable[[], bool], seconds: float) -> None:

@@ -356,6 +356,8 @@ class PeerLink:
         event(
             log.info, "session_up", peer=self.name, session=short(happened.session.sid), version=happened.version[:64]
         )
+        if self.services.draining:
+            self.core.drain(Code.RESTART, self.now())  # begun while this hub stops: it must not hold the end up
         self._session_changed()
 
     def _on_session_resumed(self, happened: ev.SessionResumed) -> None:

@@ -218,7 +218,7 @@ class Link:
 
     def wants_carrier(self, now: float) -> bool:
         """RS11: whether to dial now: a session of ours to resume, or nothing that lives and nobody to wait for."""
-        if any(s.wants_resume for s in self.sessions):
+        if self.wants_resume:
             return True
         if self._first or any(
             s.carrier is not None
@@ -228,6 +228,11 @@ class Link:
         ):
             return False
         return not any(s.grace_at is not None and now < s.grace_at for s in self.sessions)
+
+    @property
+    def wants_resume(self) -> bool:
+        """RS11: whether a session of ours waits for a carrier to go on."""
+        return any(s.wants_resume for s in self.sessions)
 
     # --- streams --------------------------------------------------------------------------------------------
 

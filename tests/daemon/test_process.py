@@ -234,7 +234,7 @@ def test_address_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         place = Place(tmp_path / "a", "a").make(listen=f"127.0.0.1:{taken.getsockname()[1]}")
         done = hubtunnel(place, "run")
-    assert done.returncode == 2
+    assert done.returncode == 1  # systemd tries again: whoever holds it may let go of it
     assert "Address already in use" in done.stderr
     assert "ss -ltnp" in done.stderr
 
