@@ -118,7 +118,7 @@ class Carrier:
             if asked == token:
                 break
         rtt = now - answered[-1][1]
-        self.rtt = rtt if self.rtt is None else min(rtt, 0.875 * self.rtt + 0.125 * rtt)
+        self.rtt = rtt if self.rtt is None else 0.75 * self.rtt + 0.25 * rtt
         return answered
 
     def hush(self) -> None:

@@ -159,6 +159,7 @@ class Mux:
 
     def grown_window(self, window: int, granted_at: float) -> int:
         """ST11: the receive window of a stream that keeps up: doubled, while there is memory."""
+        self.session.measure(self.now)
         fast = self.now - granted_at <= max(GROW_WITHIN_RTTS * self.rtt, GROW_WITHIN_MIN)
         if not fast or window >= c.CREDIT_MAX:
             return window

@@ -48,6 +48,7 @@ class Phase(Enum):
     ENDED = "ended"
 
 
+_MEASURE_EVERY = 1.0  # seconds between looks at the round trip while windows are given back
 _RATCHET_RECORDS = frozenset((Record.RK1, Record.RK2, Record.RK3))
 
 
@@ -78,6 +79,7 @@ class Session:
         self._dispatcher = Dispatcher(self, env)
         self._awaited: Record | None = None  # the answer that our first record on this carrier still needs
         self._said_resume = b""
+        self._pinged_at = now
         self._end_code = int(Code.DONE)
         self._end_text = ""
         self._mux.send_control(frames.encode_hello(env.settings.hello))
@@ -458,7 +460,13 @@ class Session:
         if self.carrier is None or self.phase is not Phase.UP:
             return None
         self._clock.on_pinged(now)
+        self._pinged_at = now
         return self.carrier.queue_ping(self._env.random(8), now)
+
+    def measure(self, now: float) -> None:
+        """Under load nobody asks for a sign of life, and the way may have become longer since somebody did."""
+        if now - self._pinged_at >= _MEASURE_EVERY:
+            self.ping(now)
 
     def ask(self, now: float) -> None:
         """RV1, RV3: ask whether the peer of this session lives; `answered` tells, until the next carrier."""

@@ -241,6 +241,8 @@ def test_watch_outlives_a_restart_of_the_daemon(anywhere: Hub) -> None:
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
+        # Whoever runs the tests in the background of a shell has it ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     os.close(theirs)
     try:

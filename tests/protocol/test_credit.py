@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 
 from hubtunnel.protocol import constants as c
@@ -377,3 +379,42 @@ def test_send_buffer_gives_back_what_is_acknowledged_in_parts() -> None:
     assert buffer.next == 40
     buffer.clear()
     assert budget.used == 0
+
+
+# --- ST11 over a distance -------------------------------------------------------------------------------------------
+
+ONE_WAY = 0.05
+
+
+def test_ST11_windows_grow_on_a_way_that_became_longer() -> None:
+    """The round trip was measured on a short way; under load nobody asks for signs of life, so it is measured anew."""
+    pair, wire = connected()
+    near, far = pair.a, pair.b
+    stream = near.link.open_stream(None, pair.now)
+    pair.flush(near)
+    pair.settle()
+    carriers = {"A": wire.ends["A"], "B": wire.ends["B"]}
+    (sent_to,) = far.link.sessions[0].mux.streams.values()
+    short = far.link.sessions[0].mux.rtt
+    assert short < ONE_WAY / 2
+    under_way: deque[tuple[float, str, bytes]] = deque()
+    now, end = pair.now, pair.now + 8
+    while now < end:
+        while stream.write(bytes(65536)):
+            pass
+        for hub, own, other in ((near, "A", "B"), (far, "B", "A")):
+            if data := hub.link.data_to_send(carriers[own], now):
+                under_way.append((now + ONE_WAY, other, bytes(data)))
+        now = under_way[0][0] if under_way else now + 0.01
+        for hub in (near, far):
+            hub.link.handle_deadline(now)
+        while under_way and under_way[0][0] <= now:
+            _, to, data = under_way.popleft()
+            (near if to == "A" else far).link.receive_data(carriers[to], data, now)
+        while (happened := far.link.next_event()) is not None:
+            if isinstance(happened, StreamData):
+                happened.stream.consumed(len(happened.data))
+        while near.link.next_event() is not None:
+            pass
+    assert far.link.sessions[0].mux.rtt > ONE_WAY
+    assert sent_to._window >= MIB
