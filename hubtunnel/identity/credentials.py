@@ -34,8 +34,11 @@ def read(name: str, what: str) -> bytes | None:
     if not folder:
         return None
     path = Path(folder) / name
-    if not path.exists():
-        return None
+    try:
+        if not path.exists():
+            return None
+    except PermissionError:
+        return None  # ExecReload= is told of the folder and may not look into it: only the service itself was given it
     return read_checked(path, what, _problem, _SIZE_MAX)
 
 

@@ -185,3 +185,16 @@ def test_deletion_and_rotation_do_not_touch_it(shared: Path, given: Path) -> Non
     operate(shared, "rotate")
     operate(shared, "tidy", now=NOW + 400 * DAY)
     assert path.read_bytes() == PSK.hex().encode()
+
+
+def test_folder_that_may_not_be_entered_was_given_to_somebody_else(
+    given: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is for ExecReload=, which runs beside the service: it does without what only the service needs."""
+
+    def refused(self: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    (given / "x").write_text("secret")
+    monkeypatch.setattr(Path, "exists", refused)
+    assert credentials.read("x", "it") is None
