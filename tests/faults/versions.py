@@ -151,7 +151,7 @@ async def _pairing(programs: tuple[type[Hub], type[Hub]], seed: int) -> dict[str
             and not alarms
             and [glance["session"]["id"] for glance in after] == before
             and min(resumed) >= KILLS
-            and epochs[0] == epochs[1] >= 2 * KILLS + STEPS,
+            and min(epochs) >= 2 * KILLS + STEPS - 1,
             **account.figures(),
             "epochs": epochs,
             "resumed": resumed,
@@ -171,7 +171,7 @@ async def _faults_and_steps(stage: Bench) -> None:
             stage.line.kill()
             await _until_above(stage.a, "resumed", number)
             due += 2
-    await _until_above(stage.a, "epoch", due - 1)
+    await _until_above(stage.a, "epoch", due - 2)  # that of the last resume; its step may still be under way
 
 
 async def _count(side: Side, what: str) -> int:
