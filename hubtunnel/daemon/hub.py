@@ -33,7 +33,6 @@ from hubtunnel.protocol.link import Budget
 from hubtunnel.protocol.pair import PairContext, hour_of
 
 TICK_LEAST = 0.05  # seconds between two looks at key windows
-ACCEPT_TURNS = 3  # turns of the loop that an accepted connection takes at most to become a stream
 CLOSE_WAIT = 1.0  # seconds for the last records and the peers' answers once everything was closed
 
 _Contexts = dict[str, tuple[PairContext, ...]]
@@ -167,8 +166,7 @@ class Hub:
         for link in self.links.values():
             link.local.stop_listening()
         self.listening.drain(self.config)
-        for _ in range(ACCEPT_TURNS):
-            await asyncio.sleep(0)  # connections that were accepted a moment ago become streams, while they still can
+        await sockets.accepted()  # they become streams while they still can
         self.services.draining = True
         for link in self.links.values():
             link.drain(Code.RESTART)

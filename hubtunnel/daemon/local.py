@@ -8,7 +8,7 @@ from logging import INFO
 from typing import TYPE_CHECKING
 
 from hubtunnel.config import Peer, SessionSettings
-from hubtunnel.daemon import proxy, reasons
+from hubtunnel.daemon import proxy, reasons, sockets
 from hubtunnel.daemon.delivery import CONNECT_TIMEOUT, DeliveredRelay, Target, target_of
 from hubtunnel.daemon.logs import event, log, short
 from hubtunnel.daemon.mtawatch import MtaWatch
@@ -69,6 +69,8 @@ class LocalSide:
             # The loop's own server: accepting is on the hot path, and both loops survive a lack of descriptors.
             self._server = await self._services.loop.create_server(lambda: AcceptedRelay(self, self.now()), sock=sock)
         if old is not None:
+            sockets.stop_accepting(self._services.loop, old)
+            await sockets.accepted()
             old.close()
 
     @property
@@ -85,13 +87,14 @@ class LocalSide:
         return name[0], name[1]
 
     def stop_listening(self) -> None:
-        """Accept nothing more."""
+        """Accept nothing more; what was accepted is served."""
         if self._server is not None:
-            self._server.close()
+            sockets.stop_accepting(self._services.loop, self._server)
 
     def drain(self) -> None:
-        """Accept nothing more; who waits is told."""
-        self.stop_listening()
+        """After `stop_listening` and `sockets.accepted`: who waits is told."""
+        if self._server is not None:
+            self._server.close()
         for relay in tuple(self._waiting):
             self._refuse(relay, STOPPING)
 

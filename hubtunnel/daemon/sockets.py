@@ -22,6 +22,7 @@ KEEPALIVE_IDLE = 30
 KEEPALIVE_EVERY = 10
 KEEPALIVE_COUNT = 3
 BACKLOG = 512
+ACCEPT_TURNS = 3  # turns of the loop that an accepted connection takes at most to reach its protocol
 
 
 class ListenError(HubtunnelError):
@@ -53,6 +54,24 @@ def keep_alive(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_EVERY)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
+
+
+def stop_accepting(loop: asyncio.AbstractEventLoop, server: asyncio.Server) -> None:
+    """Accept nothing more; `server.close()` may follow after `ACCEPT_TURNS` turns of the loop.
+
+    Until then asyncio makes transports of what it has accepted, which once the server is closed it lets go of without a
+    word: the client sees an end without a greeting. uvloop has nothing under way, and nothing to remove: it is closed.
+    """
+    for sock in server.sockets:
+        if not loop.remove_reader(sock.fileno()):
+            server.close()
+            return
+
+
+async def accepted() -> None:
+    """Until connections that were accepted a moment ago have their transports and protocols."""
+    for _ in range(ACCEPT_TURNS):
+        await asyncio.sleep(0)
 
 
 def reset(transport: asyncio.Transport) -> None:

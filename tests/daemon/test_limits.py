@@ -104,6 +104,7 @@ def test_more_connections_of_our_mta_than_descriptors(stack: ExitStack, tmp_path
     path.write_text(path.read_text().replace('listen = "127.0.0.1:0"', f'listen = "127.0.0.1:{mail}"'))
     daemon = Poor(stack, place, loop)
     assert daemon.limit("descriptors")["bound"] == DESCRIPTORS
+    alone = daemon.limit("descriptors")["used"]
     with ExitStack() as crowd:
         made = clients(crowd, ("127.0.0.1", mail))
         daemon.wait_for(lambda: daemon.limit("descriptors")["refused"] > 20, "refusals")
@@ -124,6 +125,8 @@ def test_more_connections_of_our_mta_than_descriptors(stack: ExitStack, tmp_path
         assert refused
         assert all(b"told: limit: this process may have 80 descriptors" in line for line in refused)
     daemon.wait_for(lambda: daemon.status()["peers"][0]["streams"]["open"] == 0, "an end of the crowd")
+    # A stream ends before its socket is closed, and until then the next client is one too many.
+    daemon.wait_for(lambda: daemon.limit("descriptors")["used"] <= alone, "an end of the crowd's descriptors")
     with socket.create_connection(("127.0.0.1", mail), PATIENCE):
         daemon.wait_for(lambda: daemon.status()["peers"][0]["streams"]["open"] == 1, "a client afterwards")
 

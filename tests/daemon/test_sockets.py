@@ -6,7 +6,9 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import pytest
 import uvloop
@@ -106,3 +108,43 @@ def test_bytes_for_a_local_socket_that_just_broke_harm_no_carrier(run_loop: RunL
             relay.transport = real
 
     run_loop(scenario())
+
+
+# --- the end of a listener ------------------------------------------------------------------------------------------
+
+
+class Greets(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        mta = cast(asyncio.Transport, transport)  # uvloop's is none by its type
+        mta.write(b"220")
+        mta.close()
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_whoever_was_accepted_is_served_although_the_listener_closes(run_loop: RunLoop, turns: int) -> None:
+    """A supervisor keeps the socket, as systemd does. In whichever turn we close ours, nobody meets a wordless end."""
+    said: list[bytes] = []
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(Greets, sock=ours.dup())
+        for client in clients:
+            client.connect(ours.getsockname())
+            client.setblocking(False)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        sockets.stop_accepting(loop, server)
+        await sockets.accepted()
+        server.close()
+        following = await loop.create_server(Greets, sock=ours.dup())
+        async with asyncio.timeout(5):
+            said.extend([await loop.sock_recv(client, 99) for client in clients])
+        following.close()
+
+    with ExitStack() as opened:
+        ours = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=64))
+        ours.setblocking(False)
+        # Their descriptors stay theirs to the end: uvloop still knows them by number when they are closed between.
+        clients = [opened.enter_context(socket.socket()) for _ in range(20)]
+        run_loop(scenario())
+    assert said == [b"220"] * 20

@@ -41,6 +41,7 @@ class LoopThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._work: list[Future[Any]] = []
         self._thread = threading.Thread(target=self._loop.run_forever, name="forwarders", daemon=True)
 
     def __enter__(self) -> LoopThread:
@@ -50,21 +51,24 @@ class LoopThread:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.run(self._cancel_all())
+        for work in self._work:
+            work.cancel()
+        self.run(self._ended())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._work = [*(other for other in self._work if not other.done()), future]
+        return future
 
     def run(self, work: Coroutine[Any, Any, T], timeout: float = 20.0) -> T:
         return self.submit(work).result(timeout)
 
-    async def _cancel_all(self) -> None:
+    async def _ended(self) -> None:
+        """Until what was cancelled is over, and what it began: each task is cancelled once, and closes in peace."""
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         # Transports close in the next turns of the loop.
         await asyncio.sleep(0)
@@ -151,11 +155,15 @@ class Forwarder:
             except OSError:
                 _linger_zero(accepted)
                 return
-            near_reader, near = await asyncio.open_connection(sock=accepted)
-            far_reader, far = await asyncio.open_connection(sock=outward)
+            near = await asyncio.open_connection(sock=accepted)
+            try:
+                far = await asyncio.open_connection(sock=outward)
+            except asyncio.CancelledError:
+                near[1].close()
+                raise
             if self._preface is not None:
-                far.write(self._preface(accepted.getpeername()[:2], accepted.getsockname()[:2]))
-            await self._splice((near_reader, near), (far_reader, far))
+                far[1].write(self._preface(accepted.getpeername()[:2], accepted.getsockname()[:2]))
+            await self._splice(near, far)
 
     async def _splice(self, near: _End, far: _End) -> None:
         """Until both directions have ended, or one side was reset: then so is the other."""
