@@ -35,8 +35,8 @@ ALARMING = frozenset({Code.CARD_FORK, Code.CARD_SIGNATURE, Code.CARD_CHAIN, Code
 class CardDesk:
     """Takes the card events of all links, one at a time.
 
-    `lock` is held while state is written. `in_force` puts keys in force for the links named; `load` reads all keys anew
-    from the state. Bounded: a session has at most one card that waits here (CD11), and few other events.
+    `lock` is held while state is written. `in_force` puts keys in force for the links named; `load` reads our own
+    anew from the state. Bounded: a session has at most one card that waits here (CD11), and few other events.
     """
 
     def __init__(

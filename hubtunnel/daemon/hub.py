@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from hubtunnel.config import Config, load
@@ -26,7 +27,7 @@ from hubtunnel.daemon.status import hub_status
 from hubtunnel.daemon.strangers import Admission
 from hubtunnel.daemon.workers import Workers
 from hubtunnel.errors import ConfigError, HubtunnelError
-from hubtunnel.identity.pins import HubKeys, PeerKeys, load_hub
+from hubtunnel.identity.pins import HubKeys, PeerKeys, load_hub, load_own
 from hubtunnel.identity.state import State
 from hubtunnel.protocol.constants import Code
 from hubtunnel.protocol.link import Budget
@@ -64,7 +65,7 @@ class Hub:
             keys=lambda: self.keys,
             unix_time=lambda: self.services.unix_time(),
             in_force=self._put_in_force,
-            load=self._load_keys,
+            load=self._load_own,
         )
         self.services = Services(
             loop=loop,
@@ -90,6 +91,7 @@ class Hub:
             self._reloading,
             lambda: self.config,
             lambda: self.services.unix_time(),
+            self._take_up_keys,
             self.reload,
             self.keeper.before,
         )
@@ -228,13 +230,16 @@ class Hub:
         for new sessions. Raises `ConfigError` with every mistake; then nothing changed.
         """
         async with self._reloading:
-            if self._stop_asked.is_set():
-                raise HubtunnelError("the daemon is stopping")
+            self._refuse_if_stopping()
             self._notifier.reloading()
             try:
                 return await self._reload()
             finally:
                 self._notifier.ready(self._summary())
+
+    def _refuse_if_stopping(self) -> None:
+        if self._stop_asked.is_set():
+            raise HubtunnelError("the daemon is stopping")
 
     async def _reload(self) -> dict[str, list[str]]:
         config = await self.services.workers.call(lambda: load(self.config.path))
@@ -316,10 +321,19 @@ class Hub:
 
     # --- keys -----------------------------------------------------------------------------------------------
 
-    def _load_keys(self) -> HubKeys:
-        """In a worker: everything anew from the state, with the configuration in force."""
-        now = self.services.unix_time()
-        return load_hub(self.config, self._state, allow_published=self._allow_published, now=now)
+    def _load_own(self) -> HubKeys:
+        """In a worker, while the lock is held: our own keys anew from the state, the peers' as they are."""
+        return replace(load_own(self._state, allow_published=self._allow_published), peers=self.keys.peers)
+
+    async def _take_up_keys(self) -> None:
+        """Put in force what was changed about our own keys, and nothing else. Raises `HubtunnelError`."""
+        async with self._reloading:
+            self._refuse_if_stopping()
+            keys = await self.services.workers.call(self._load_own)
+            self._log_notices(keys)
+            await self._put_in_force(keys, None)
+            for link in self.links.values():
+                link.resting.keys_changed()
 
     async def _put_in_force(self, keys: HubKeys, names: Iterable[str] | None) -> None:
         """Take over what a card changed, for the peers named or for all. The lock is held."""

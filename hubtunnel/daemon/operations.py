@@ -1,4 +1,8 @@
-"""Changes to keys that commands ask the running daemon for: one request each, in force when it is answered."""
+"""Changes to keys, asked for by a command or due by themselves: in force when they are answered.
+
+What they change is taken up, and nothing else: an edit of the configuration waits for a reload. Only what goes with a
+change of `peers.d` brings a reload of its own.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +21,14 @@ from hubtunnel.identity.state import State
 
 SILENT = frozenset({"record", "signer"})  # change nothing that the daemon holds
 ASKING = frozenset({"signer"})  # change nothing at all
+WITH_FILES = frozenset({"repin"})  # belong to files of `peers.d` that their command has just written
 
 
 class OperationRunner:
     """Runs operations one at a time, off the event loop, then has the daemon take the result over.
 
-    `lock` is the one that a reload holds as well, for both write the state; `reload` and `before`, which is given each
-    operation that is about to run, are called without it.
+    `take_up` puts our own keys in force anew, `reload` everything. `lock` is the one that both hold, for all of them
+    write the state; they, and `before`, which is given each operation that is about to run, are called without it.
     """
 
     def __init__(
@@ -33,6 +38,7 @@ class OperationRunner:
         lock: asyncio.Lock,
         config: Callable[[], Config],
         unix_time: Callable[[], float],
+        take_up: Callable[[], Awaitable[Any]],
         reload: Callable[[], Awaitable[Any]],
         before: Callable[[str, Mapping[str, Any], Caller], Awaitable[None]],
     ) -> None:
@@ -41,6 +47,7 @@ class OperationRunner:
         self._lock = lock
         self._config = config
         self._unix_time = unix_time
+        self._take_up = take_up
         self._reload = reload
         self._before = before
 
@@ -61,15 +68,16 @@ class OperationRunner:
         if name in SILENT:
             return result
         try:
-            await self._reload()
+            await (self._reload() if name in WITH_FILES else self._take_up())
         except HubtunnelError as exc:
             text = f"done and kept, but the daemon could not take it over; cure this, then `hubtunnel reload`: {exc}"
             return {**result, "warnings": [*result["warnings"], text]}
         return result
 
     def _run(self, name: str, arguments: Mapping[str, Any], by: Caller) -> operations.Result:
-        # Read anew, for what the reload will take over: a mistake in it must be told before anything is signed.
-        config = load(self._config().path)
+        config = self._config()
+        if name in WITH_FILES:  # for what the reload will take over: a mistake in it must be told before
+            config = load(config.path)
         return operations.run(operations.Context(self._state, config, self._unix_time(), by), name, arguments)
 
 

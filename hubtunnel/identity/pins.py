@@ -103,13 +103,12 @@ def load_hub(
     that is wrong; then nothing was stored.
     """
     problems: list[str] = []
-    own_cards, links, notices = _own(state, problems)
-    if not own_cards:
+    own = _own(state, allow_published, problems)
+    if own is None:
         raise ConfigError(problems)
-    own = own_cards[-1]
-    peers, peer_notices, changed = _peers(config, state, own_cards, problems)
+    notices = list(own.notices)
+    peers, peer_notices, changed = _peers(config, state, list(own.cards), problems)
     if not allow_published:
-        problems += refuse_published(str(state.folder), own.card.idfp, [key.public for key in links])
         for peer in peers:
             keys = [key.public for key in peer.links]
             problems += refuse_published(str(peer.config.path), peer.idfp, keys, peer.config.psk)
@@ -117,10 +116,19 @@ def load_hub(
         raise ConfigError(problems)
     if state.writable:
         by, now = by or Caller.me(), time.time() if now is None else now
-        notices += _store(state, own.card.serial, changed, by, now)
+        notices += _store(state, own.card.card.serial, changed, by, now)
         notices += _note_refusals(state, peer_notices, by, now)
     known, damaged = _with_known(state, peers)
-    return HubKeys(own.card.idfp, own, tuple(links), known, (*notices, *peer_notices, *damaged), cards=tuple(own_cards))
+    return replace(own, peers=known, notices=(*notices, *peer_notices, *damaged))
+
+
+def load_own(state: State, *, allow_published: bool = False) -> HubKeys:
+    """Own keys alone, without peers. `allow_published` is for tests only. Raises `ConfigError`."""
+    problems: list[str] = []
+    own = _own(state, allow_published, problems)
+    if own is None or problems:
+        raise ConfigError(problems)
+    return own
 
 
 def _with_known(state: State, peers: list[PeerKeys]) -> tuple[tuple[PeerKeys, ...], list[Notice]]:
@@ -165,18 +173,18 @@ def read_card_file(peer: Peer) -> list[SignedCard]:
 # --- own keys -----------------------------------------------------------------------------------------------------
 
 
-def _own(state: State, problems: list[str]) -> tuple[list[SignedCard], list[LinkSecret], list[Notice]]:
-    """Our cards and the link keys that a card of ours lists: no peer can know any other."""
+def _own(state: State, allow_published: bool, problems: list[str]) -> HubKeys | None:
+    """Our cards and the link keys that a card of ours lists: no peer can know any other. None when there is no card."""
     try:
         cards = state.cards()
         found, unreadable = state.link_keys()
     except StateError as exc:
         problems.append(str(exc))
-        return [], [], []
+        return None
     problems += unreadable
     if not cards:
         problems.append(f"{state.folder / 'cards'}: there is no card of this hub; restore the folder from a backup")
-        return [], [], []
+        return None
     latest = cards[-1]
     listed = {key.id: key for signed in cards for key in signed.card.link_keys}
     notices: list[Notice] = []
@@ -197,7 +205,9 @@ def _own(state: State, problems: list[str]) -> tuple[list[SignedCard], list[Link
             notices.append(Notice(False, text))
     if not links and not unreadable:
         problems.append(f"{state.folder / 'keys'}: holds no link key of this hub's cards; restore it from a backup")
-    return cards, links, notices
+    if not allow_published:
+        problems += refuse_published(str(state.folder), latest.card.idfp, [key.public for key in links])
+    return HubKeys(latest.card.idfp, latest, tuple(links), (), tuple(notices), cards=tuple(cards))
 
 
 # --- peers --------------------------------------------------------------------------------------------------------

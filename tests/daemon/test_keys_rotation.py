@@ -14,7 +14,20 @@ from hubtunnel.identity import credentials, keyfiles
 from hubtunnel.identity.armour import armour_all
 from hubtunnel.identity.state import State
 from tests.conftest import RunLoop
-from tests.daemon.hubs import DAY, HOUR, Mta, Place, connected, endpoint_of, link, mail_port, read_exactly, until, up
+from tests.daemon.hubs import (
+    DAY,
+    HOUR,
+    TIMES,
+    Mta,
+    Place,
+    connected,
+    endpoint_of,
+    link,
+    mail_port,
+    read_exactly,
+    until,
+    up,
+)
 from tests.daemon.living import (
     Clock,
     accepted,
@@ -28,7 +41,7 @@ from tests.daemon.living import (
     trail,
     two,
 )
-from tests.identity.making import identity
+from tests.identity.making import identity, signed
 
 
 @pytest.fixture(autouse=True)
@@ -99,6 +112,37 @@ def test_rotates_by_itself_when_due(run_loop: RunLoop, tmp_path: Path) -> None:
     run_loop(scenario())
     (entry,) = [entry for entry in trail(Place(tmp_path / "a", "a")) if entry.what == "rotated"]
     assert "by itself" in entry.user
+
+
+@pytest.mark.parametrize("spoilt", [False, True], ids=["edited", "half-edited"])
+@pytest.mark.parametrize("who", ["daemon", "command"])
+def test_rotation_takes_up_keys_and_no_edit(run_loop: RunLoop, tmp_path: Path, who: str, spoilt: bool) -> None:
+    """What stands in the files and was not reloaded is an operator's unfinished work: it neither counts nor hinders."""
+
+    async def scenario() -> None:
+        clock, a = Clock(), settled(tmp_path, "a")
+        first = signed("b")
+        a.add_peer("b", card=first)
+        async with living(a, clock, grace=0.0) as hub:
+            before = hub.config
+            a.write("nonsense = 1\n" if spoilt else "", times=TIMES.replace('hold = "5s"', 'hold = "9s"'))
+            a.add_peer("b", card=signed("b", first))
+            a.add_peer(Place(tmp_path / "c", "c"))
+            if who == "daemon":
+                await advance(clock, 30 * DAY + HOUR, hub)
+            else:
+                assert not (await ask(hub, "rotate"))["warnings"]
+            await until(lambda: serial(hub) == 2)
+            assert hub.config is before
+            assert list(hub.links) == ["mx.b.example"]
+            assert accepted(hub, "b") == 1
+            if not spoilt:  # the control: with a reload all of it counts
+                await hub.reload()
+                assert hub.config.session.hold == 9
+                assert list(hub.links) == ["mx.b.example", "mx.c.example"]
+                assert accepted(hub, "b") == 2
+
+    run_loop(scenario())
 
 
 def test_rotates_by_itself_with_the_passphrase_that_systemd_gave(

@@ -369,7 +369,7 @@ def test_no_descriptors_for_what_is_new(run_loop: RunLoop, tmp_path: Path, monke
             assert hubs.b.config is before
             assert list(hubs.b.links) == [name_of("a")]
             left = 100
-            await hubs.b.reload()  # or the one that the first rotation of keys brings a moment before
+            await hubs.b.reload()
             assert sorted(hubs.b.links) == [name_of("a"), name_of("c")]
             async with connected(mail_port(hubs.a, "b")):
                 await mta.next()
