@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import hypothesis
 import pytest
 import uvloop
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from hubtunnel.demo.ports import Ports
 
@@ -36,8 +37,25 @@ hypothesis.settings.load_profile("hubtunnel")
 DESCRIPTORS = 16_384
 
 
-def pytest_configure() -> None:
-    """Raise the limit of descriptors, as the daemon does: Debian's 1,024 are too few for a thousand strangers."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Before anything is collected."""
+    _keep_the_checkout_clean(config)
+    _raise_the_limit_of_descriptors()
+
+
+def _keep_the_checkout_clean(config: pytest.Config) -> None:
+    """What Hypothesis keeps, with paths of this machine in it, goes into pytest's cache; nowhere where that is off."""
+    cache: pytest.Cache | None = getattr(config, "cache", None)
+    if cache is not None:
+        home = cache.mkdir("hypothesis")
+    else:
+        home = Path(tempfile.mkdtemp(prefix="hypothesis-"))
+        config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    set_hypothesis_home_dir(home)
+
+
+def _raise_the_limit_of_descriptors() -> None:
+    """As the daemon does: Debian's 1,024 are too few for a thousand strangers."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
