@@ -14,7 +14,7 @@ from hubtunnel.config.model import (
     Peer,
     SessionSettings,
 )
-from hubtunnel.config.values import Address, ByteCount, Command, Endpoint, IpAddress, Seconds, Secret
+from hubtunnel.config.values import Address, ByteCount, Command, Endpoint, IpAddress, LocalUser, Seconds, Secret
 
 __all__ = [
     "DEFAULT_PATH",
@@ -31,6 +31,7 @@ __all__ = [
     "IpAddress",
     "KeySettings",
     "Limits",
+    "LocalUser",
     "Log",
     "Peer",
     "Seconds",

@@ -74,6 +74,10 @@ def _one_peer(config: Config, peer: Peer) -> Iterator[str]:
             f"{peer.listen} can be reached from other hosts, and whoever reaches it can send mail to this peer as us: "
             "use an address of 127.0.0.0/8, or `unsafe_listen = true` where a firewall shuts it",
         )
+    if peer.listen_users and (peer.listen is None or not peer.listen.is_loopback):
+        yield problem(
+            peer.path, "listen_users", "needs a `listen` on loopback: of another host's connections no user is known"
+        )
     if not peer.endpoints and not config.listen:
         yield problem(peer.path, "endpoints", "is empty while this hub listens nowhere, so neither can dial the other")
     if len(set(peer.endpoints)) != len(peer.endpoints):

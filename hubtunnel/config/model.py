@@ -19,6 +19,7 @@ from hubtunnel.config.values import (
     HostName,
     IpAddress,
     LocalAddress,
+    LocalUser,
     Pin,
     Seconds,
     Secret,
@@ -108,6 +109,7 @@ class Peer(Struct, frozen=True, kw_only=True):
     endpoints: tuple[Endpoint, ...] = ()
     listen: LocalAddress | None = None
     unsafe_listen: bool = False
+    listen_users: tuple[LocalUser, ...] = ()
     domains: tuple[HostName, ...] = ()
     mode: Literal["enforce", "testing"] = "enforce"
     present_as: IpAddress | None = None

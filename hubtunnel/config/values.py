@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import binascii
 import ipaddress
+import pwd
 import re
 import shlex
 from collections.abc import Callable
@@ -203,8 +204,34 @@ class Command(tuple[str, ...]):
         return cls(words)
 
 
+class LocalUser(tuple[str, int]):
+    """A user of this machine, by name or by number: as it is written, and the number."""
+
+    __slots__ = ()
+    _NOBODY = 65534  # what the kernel shows of every user for whom a user namespace has no number
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        if re.fullmatch(r"\d{1,10}", text, re.ASCII):
+            uid = int(text)
+        else:
+            try:
+                uid = pwd.getpwnam(text).pw_uid
+            except (KeyError, ValueError):
+                raise ValueError(
+                    f'{text!r} is no user of this machine; "postfix" would be one, or a number such as "101"'
+                ) from None
+        if uid == cls._NOBODY or uid >= 2**32 - 1:
+            raise ValueError(f"{text!r} has the number {uid}, which the kernel shows for nobody in particular")
+        return cls((text, uid))
+
+    @property
+    def uid(self) -> int:
+        return self[1]
+
+
 _READERS: tuple[type[Any], ...] = (
-    Seconds, ByteCount, HostName, IpAddress, Address, LocalAddress, CarrierAddress, Endpoint, Pin, Command,
+    Seconds, ByteCount, HostName, IpAddress, Address, LocalAddress, CarrierAddress, Endpoint, Pin, Command, LocalUser,
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from logging import INFO
 from typing import TYPE_CHECKING
 
 from hubtunnel.config import Peer, SessionSettings
-from hubtunnel.daemon import proxy, reasons, sockets
+from hubtunnel.daemon import owners, proxy, reasons, sockets
 from hubtunnel.daemon.delivery import CONNECT_TIMEOUT, DeliveredRelay, Target, target_of
 from hubtunnel.daemon.logs import event, log, short
 from hubtunnel.daemon.mtawatch import MtaWatch
@@ -42,6 +42,7 @@ class LocalSide:
         self._session = session
         self._streams_max = streams_max
         self._target = target_of(link.peer)
+        self._users = _uids_of(link.peer)
         self._watch = self._watched()
         self._server: asyncio.Server | None = None
         self._waiting: dict[AcceptedRelay, None] = {}  # in order of arrival
@@ -53,6 +54,7 @@ class LocalSide:
         self._session = session
         self._streams_max = streams_max
         self._target = target_of(peer)
+        self._users = _uids_of(peer)
         self._watch = self._watched()
 
     # --- life -----------------------------------------------------------------------------------------------
@@ -120,6 +122,8 @@ class LocalSide:
         elif self.short_of_descriptors(relay):
             self._refuse(relay, self._limit_line("descriptors"))
             relay.hang_up()  # at once: its descriptor is wanted
+        elif self._users and (objection := self._objection(relay)):
+            self._refuse(relay, objection)
         elif len(self._waiting) >= self._streams_max:
             self._refuse(relay, self._limit_line("streams"))
         elif self._link.core.ready:
@@ -128,6 +132,24 @@ class LocalSide:
             self._waiting[relay] = None
             self._link.dialler.demand()
             relay.wait(self._session.hold)
+
+    def _objection(self, relay: AcceptedRelay) -> str:
+        """Why this connection is not one of our MTA's users; nothing where it is."""
+        target = None if relay.transport is None else relay.transport.get_extra_info("sockname")
+        uid, file = None, self._link.peer.path.name
+        try:
+            if relay.source is None or not target:
+                raise owners.OwnerUnknownError("it is closed already")
+            uid = owners.uid_of(relay.source, (target[0], target[1]))
+            if uid in self._users:
+                return ""
+            objection = reasons.not_listed(uid, file)
+        except owners.OwnerUnknownError as exc:
+            objection = reasons.owner_unknown(str(exc), file)
+        held = self._services.throttle.allow(f"user {self.name} {uid}")
+        if held is not None:
+            event(log.warning, "user_refused", peer=self.name, uid=uid, text=objection, repeated=held)
+        return objection
 
     def open_waiting(self) -> None:
         """A session is ready: everybody who waits gets a stream."""
@@ -301,6 +323,11 @@ class LocalSide:
             elif now - relay.active_at > idle and relay not in self._waiting:
                 relay.break_off("timed_out", Code.TIMED_OUT)
         self._sweeper = self._services.loop.call_later(min(idle / _SWEEPS, CONNECT_TIMEOUT / 2), self._sweep)
+
+
+def _uids_of(peer: Peer) -> frozenset[int]:
+    """Whose connections are taken; empty for everybody's. Root could become any of them, and doctor runs as root."""
+    return frozenset({0, *(user.uid for user in peer.listen_users)}) if peer.listen_users else frozenset()
 
 
 def text_of(address: tuple[str, int]) -> str:

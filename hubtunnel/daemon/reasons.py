@@ -158,6 +158,16 @@ def own_limit(text: str, now: float) -> Failure:
     return Failure(Reason.TOLD, f"limit: {text}", now)
 
 
+def not_listed(uid: int, file: str) -> str:
+    """A local user who is not our MTA connected."""
+    return f"user: connections of uid {uid} are not taken: listen_users in {file}"
+
+
+def owner_unknown(text: str, file: str) -> str:
+    """Whose a connection is could not be told, and some users only may make it."""
+    return f"user: whose connection this is cannot be told ({text}), and listen_users in {file} wants to know"
+
+
 def never(last_heard: float | None, started: float, now: float) -> Failure:
     """We only listen, and the peer has not dialled."""
     since = (

@@ -285,6 +285,16 @@ PEER_MISTAKES: dict[str, tuple[dict[str, str], str]] = {
     "listen on all": ({"listen": '"[::]:24"'}, "unsafe_listen = true"),
     "listen where carriers come in": ({"listen": '"127.0.0.1:2625"'}, "cannot be bound beside"),
     "listen where we deliver": ({"listen": '"127.0.0.1:26"'}, "mail would go in a circle"),
+    "users of a listener for all": (
+        {"listen": '"192.0.2.1:24"', "unsafe_listen": "true", "listen_users": '["root"]'},
+        "needs a `listen` on loopback",
+    ),
+    "users without a listener": ({"listen_users": '["root"]'}, "needs a `listen` on loopback"),
+    "user of no machine": ({"listen_users": '["no-such-user"]'}, "'no-such-user' is no user of this machine"),
+    "user with a NUL": ({"listen_users": r'["a\u0000b"]'}, "is no user of this machine"),
+    "user nobody": ({"listen_users": '["nobody"]'}, "nobody in particular"),
+    "user beyond numbers": ({"listen_users": '["4294967295"]'}, "nobody in particular"),
+    "users a text": ({"listen_users": '"root"'}, "expected `array`"),
     "domain twice": ({"domains": '["x.example", "X.example."]'}, "stands there twice"),
     "domain no name": ({"domains": '["x y"]'}, "is not a host name"),
     "mode": ({"mode": '"off"'}, "must be one of 'enforce', 'testing'"),
@@ -307,6 +317,11 @@ def test_mistake_in_a_peers_file_is_named(folder: Path, keys: dict[str, str], sa
 def test_unsafe_listen_is_taken_when_asked_for(folder: Path) -> None:
     peer = _peer("b", PIN_B, listen='"192.0.2.1:24"', unsafe_listen="true")
     assert _read(folder, b=peer).peers[0].listen == ("192.0.2.1", 24)
+
+
+def test_listen_users_by_name_and_by_number(folder: Path) -> None:
+    peer = _peer("b", PIN_B, listen='"127.0.1.2:24"', listen_users='["daemon", "4711"]')
+    assert [user.uid for user in _read(folder, b=peer).peers[0].listen_users] == [1, 4711]
 
 
 def test_mistakes_across_peers(folder: Path) -> None:

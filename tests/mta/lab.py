@@ -228,11 +228,14 @@ def _introduce(sites: Sequence[Site], pairs: Iterable[tuple[Site, Site]]) -> Non
             number = len(here.peers) + 2
             here.peers[there.name] = f"127.0.1.{number}"
             folder = here.directory / "peers.d"
+            user = here.machine.run("id", "-u", here.server.user).strip()
             (folder / f"{there.name}.card").write_text(card[there.name])
             endpoint = f'"{there.namespace.address}:2625"' if here is one else ""
             (folder / f"{there.name}.toml").write_text(
                 f'name = "{there.name}"\npin = "{fingerprint[there.name]}"\nendpoints = [{endpoint}]\n'
                 f'listen = "127.0.1.{number}:24"\ndomains = ["{there.name}"]\n'
+                # By number: it is a user of that machine, and the daemon has this one's list of users.
+                f'listen_users = ["{user}"]\n'
                 # A listener for each peer, so that the mail server can tell them apart.
                 f'[deliver]\naddress = "127.0.0.1:{number + 24}"\n'
             )
@@ -256,6 +259,11 @@ class Laboratory:
 
     def explain(self) -> str:
         return "\n".join(site.explain() for site in self.sites)
+
+
+def _python() -> list[Path]:
+    """Where this interpreter is, but for the system's own: of /usr each machine has another one."""
+    return [Path(prefix) for prefix in (sys.prefix, sys.base_prefix) if prefix != "/usr"]
 
 
 def next_to(sites: Sequence[Site]) -> list[tuple[Site, Site]]:
@@ -326,7 +334,7 @@ def laboratory(
             machine = Machine(
                 namespace, layer, directory / f"{name}.machine", host=name, syslog=syslog.path,
                 hosts=f"{namespace.address} {name} {name.partition('.')[0]}", resolver=switch.address,
-                shared=(directory, ROOT, Path(sys.prefix), Path(sys.base_prefix)),
+                shared=(directory, ROOT, *_python()),
             )  # fmt: skip
             stack.callback(machine.stop)
             site = Site(server, name, namespace, machine, syslog, directory / f"{name}.hub")

@@ -201,6 +201,8 @@ class Machine:
         return int(found[0]) if found else 0
 
     def _booted(self) -> bool:
+        if self._process.poll() is not None:
+            raise AssertionError(f"{self.host} ended while it came up\n{self._said()}")
         return Path(f"/proc/{self._init}/cmdline").read_bytes().startswith(b"sh\0-c\0while")
 
     def path(self, inside: str) -> Path:

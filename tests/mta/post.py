@@ -6,7 +6,7 @@ import hashlib
 import quopri
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from tests.e2e.letters import Letter, make_letter
@@ -135,22 +135,23 @@ def outage(here: Site, there: Site, *, lab: Laboratory) -> None:
         there.start_daemon()
         there.wait_until_up()
     wait_until(lambda: here.peer_state(there) == "up", "the peer to be back", deadline=30)
-    _flush_until_there(here, there, those, lab)
+    names = {letter.id for letter in those}
+    flush_until(here, lambda: names <= {name for name, _ in arrived(there)}, lab=lab)
     assert arrived(there) & expected(those) == expected(those)
     wait_until(here.queue_empty, f"an empty queue at {here.name}", detail=lab.explain)
     assert len(bounces(here)) == before
 
 
-def _flush_until_there(here: Site, there: Site, those: Sequence[Letter], lab: Laboratory) -> None:
+def flush_until(site: Site, done: Callable[[], object], *, lab: Laboratory) -> None:
     """More than once: for ten seconds after a failure OpenSMTPD counts mail as on its way and schedules nothing."""
     for _ in range(6):
-        here.flush()
+        site.flush()
         try:
-            wait_for(there, those, lab=lab, deadline=5)
+            wait_until(done, f"mail out of the queue of {site.name}", deadline=5, detail=lab.explain)
         except AssertionError:
             continue
         return
-    wait_for(there, those, lab=lab, deadline=5)
+    wait_until(done, f"mail out of the queue of {site.name}", deadline=5, detail=lab.explain)
 
 
 def _named(letter: Letter, name: str) -> Letter:

@@ -43,6 +43,8 @@ class Server:
     flush: str
     """Shell that has all queued mail tried now."""
     mailbox: str
+    user: str
+    """Whose its connections to other hosts are, for `listen_users`."""
     proxy: str = "v2"
     source: str = ""
     aliases: str = "/etc/aliases"
@@ -81,6 +83,7 @@ _EXIM = {
     "queue": "exim4 -bp; for id in $(exim4 -bp | awk '/</ {print $3}'); do exim4 -Mvl $id; done",
     "flush": "exim4 -qff",
     "mailbox": f"/var/mail/{USER}",
+    "user": "Debian-exim",
     "source": "127.0.0.25",
     "logs": ("/var/log/exim4/mainlog", "/var/log/exim4/rejectlog", "/var/log/exim4/paniclog"),
 }
@@ -94,6 +97,7 @@ POSTFIX = Server(
     queue="postqueue -p",
     flush="postqueue -f",
     mailbox=f"/var/mail/{USER}",
+    user="postfix",
     empty="Mail queue is empty",
 )
 EXIM_HEAVY = Server(name="exim-heavy", layer=Layer("exim-heavy", ("exim4-daemon-heavy",), _EXIM_DEBCONF), **_EXIM)
@@ -116,6 +120,7 @@ OPENSMTPD = Server(
     reasons_in_log=True,
     make_aliases=":",  # read when it starts
     mailbox=f"/home/{USER}/Maildir",
+    user="opensmtpd",
 )
 SENDMAIL = Server(
     name="sendmail",
@@ -126,6 +131,7 @@ SENDMAIL = Server(
     queue="mailq -Am",
     flush="sendmail-mta -Am -q",
     mailbox=f"/home/{USER}/Maildir",
+    user="root",
     proxy="none",
     source="127.0.0.25",
     listen_everywhere="sed -i 's/Name=MTA-v4, Port=smtp, Addr=127.0.0.1/Name=MTA-v4, Port=smtp/' /etc/mail/sendmail.mc"
@@ -150,6 +156,7 @@ COURIER = Server(
     reasons_in_log=True,
     flush="courier flush",
     mailbox=f"/home/{USER}/Maildir",
+    user="courier",
     proxy="none",
     source="127.0.0.25",
     aliases="/etc/courier/aliases/system",

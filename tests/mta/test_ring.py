@@ -131,3 +131,29 @@ def test_while_a_peer_is_down_mail_waits_with_the_reason_and_then_arrives(
     """Of all senders in the matrix; here of one, for the time it takes."""
     with ThreadPoolExecutor(len(senders)) as pool:
         list(pool.map(lambda sender: post.outage(*ring.pair(sender), lab=ring), senders))
+
+
+@pytest.mark.parametrize("sender", [name for name in SENDERS if name != "sendmail"])
+def test_a_listener_for_another_user_takes_nothing_from_the_mail_server(ring: Laboratory, sender: str) -> None:
+    """Its own user is named in all other tests here, and mail goes; so that user it is. (sendmail is root.)"""
+    here, there = ring.pair(sender)
+    file = here.directory / "peers.d" / f"{there.name}.toml"
+    before = file.read_text()
+    user = here.machine.run("id", "-u", here.server.user).strip()
+    (letter,) = post.letters(here, there, 1)
+    letter = replace(letter, id="another.user", content=b"X-Another: user\r\n" + letter.content)
+    file.write_text(before.replace(f'listen_users = ["{user}"]', 'listen_users = ["4711"]'))
+    try:
+        here.hubtunnel("reload")
+        post.submit(here, [letter])
+        wait_until(lambda: _users_refused(here) == {user}, "connections to be refused", detail=here.explain)
+        assert not _with(there, b"X-Another: user")
+    finally:
+        file.write_text(before)
+        here.hubtunnel("reload")
+    post.flush_until(here, lambda: _with(there, b"X-Another: user"), lab=ring)
+
+
+def _users_refused(site: Site) -> set[str]:
+    assert site.daemon is not None
+    return set(re.findall(r" user_refused .* uid=(\d+)", site.daemon.log))
