@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from hubtunnel.errors import CryptoError
 from hubtunnel.identity import acknowledged
-from hubtunnel.identity.pins import HubKeys, PeerKeys
+from hubtunnel.identity.pins import OwnKeys, PeerKeys
 from hubtunnel.protocol.constants import WINDOW_SLACK
 from hubtunnel.protocol.pair import LinkPublic, LinkSecret, PairContext
 
@@ -22,7 +22,7 @@ LEAVE_PART = 0.05
 OwnKey = tuple[bytes, bytes]  # fingerprint of our identity, id of our link key: what a peer knows us by
 
 
-def make_contexts(own: HubKeys, peer: PeerKeys, unix_time: float) -> tuple[PairContext, ...]:
+def make_contexts(own: OwnKeys, peer: PeerKeys, unix_time: float) -> tuple[PairContext, ...]:
     """All contexts of a peer that may be wanted within the hour, the later of equal keys first.
 
     One X25519 each: run it in a thread. Those under an identity of ours that the peer may not have seen followed are
@@ -52,14 +52,14 @@ def make_contexts(own: HubKeys, peer: PeerKeys, unix_time: float) -> tuple[PairC
     return tuple(made)
 
 
-def identities(own: HubKeys, peer: PeerKeys) -> list[bytes]:
+def identities(own: OwnKeys, peer: PeerKeys) -> list[bytes]:
     """The identities under which this peer may know us, the present one first."""
     held = peer.known.holds
     earlier = [signed.card.idfp for signed in own.cards if signed.card.serial >= held]
     return list(dict.fromkeys([own.idfp, *reversed(earlier)]))
 
 
-def announced(own: HubKeys, peer: PeerKeys) -> frozenset[OwnKey]:
+def announced(own: OwnKeys, peer: PeerKeys) -> frozenset[OwnKey]:
     """Our link keys of the card that this peer is known to hold (LK2), under the identity of that card."""
     if not own.cards:
         return frozenset((own.idfp, key.id) for key in own.card.card.link_keys)

@@ -6,7 +6,6 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from hubtunnel.config import Config, load
@@ -291,7 +290,7 @@ class Hub:
             link = self.links[name]
             if new[name].config.listen != old[name].config.listen:
                 await link.local.listen(mail.pop(name, None))
-            link.reconfigure(keys, new[name], config.session, config.limits.streams_per_peer, made[name])
+            link.reconfigure(keys.own, new[name], config.session, config.limits.streams_per_peer, made[name])
             if new[name] != old[name]:
                 changed.append(name)
         for name in added:
@@ -323,7 +322,8 @@ class Hub:
 
     def _load_own(self) -> HubKeys:
         """In a worker, while the lock is held: our own keys anew from the state, the peers' as they are."""
-        return replace(load_own(self._state, allow_published=self._allow_published), peers=self.keys.peers)
+        own = load_own(self._state, allow_published=self._allow_published)
+        return HubKeys(own, self.keys.peers, own.notices)
 
     async def _take_up_keys(self) -> None:
         """Put in force what was changed about our own keys, and nothing else. Raises `HubtunnelError`."""
@@ -341,10 +341,10 @@ class Hub:
         now = self.services.unix_time()
         changed = [peer for peer in keys.peers if peer.name in self.links and (names is None or peer.name in names)]
         made = await self.services.workers.call(
-            lambda: {peer.name: contexts.make_contexts(keys, peer, now) for peer in changed}
+            lambda: {peer.name: contexts.make_contexts(keys.own, peer, now) for peer in changed}
         )
         for peer in changed:
-            self.links[peer.name].set_keys(keys, peer, made[peer.name])
+            self.links[peer.name].set_keys(keys.own, peer, made[peer.name])
         self.gate.set_contexts(context for link in self.links.values() for context in link.contexts)
         self.keeper.wake()
 
@@ -354,7 +354,7 @@ class Hub:
         now = self.services.unix_time()
         self._contexts_hour = hour_of(now)
         return await self.services.workers.call(
-            lambda: {peer.name: contexts.make_contexts(keys, peer, now) for peer in keys.peers}
+            lambda: {peer.name: contexts.make_contexts(keys.own, peer, now) for peer in keys.peers}
         )
 
     async def _add_link(
@@ -362,7 +362,7 @@ class Hub:
     ) -> None:
         peer = keys.peer(name)
         assert peer is not None
-        link = PeerLink(self.services, keys, peer, config.session, config.limits.streams_per_peer, made)
+        link = PeerLink(self.services, keys.own, peer, config.session, config.limits.streams_per_peer, made)
         self.links[name] = link
         link.note_addresses([str(e.ip) for e in peer.config.endpoints if e.ip is not None])
         await link.start(sock)

@@ -19,7 +19,7 @@ from hubtunnel.daemon.reasons import Failure
 from hubtunnel.daemon.resting import Resting
 from hubtunnel.daemon.services import CardEvent, Services
 from hubtunnel.errors import HubtunnelError, Reason
-from hubtunnel.identity.pins import HubKeys, PeerKeys
+from hubtunnel.identity.pins import OwnKeys, PeerKeys
 from hubtunnel.protocol import events as ev
 from hubtunnel.protocol.cards import HeldCard
 from hubtunnel.protocol.carrier import Carrier
@@ -40,7 +40,7 @@ class PeerLink:
     def __init__(
         self,
         services: Services,
-        own: HubKeys,
+        own: OwnKeys,
         keys: PeerKeys,
         session: SessionSettings,
         streams_per_peer: int,
@@ -124,7 +124,7 @@ class PeerLink:
 
     def reconfigure(
         self,
-        own: HubKeys,
+        own: OwnKeys,
         keys: PeerKeys,
         session: SessionSettings,
         streams_per_peer: int,
@@ -144,7 +144,7 @@ class PeerLink:
 
     # --- keys -----------------------------------------------------------------------------------------------
 
-    def set_keys(self, own: HubKeys, keys: PeerKeys, pair_contexts: tuple[PairContext, ...]) -> None:
+    def set_keys(self, own: OwnKeys, keys: PeerKeys, pair_contexts: tuple[PairContext, ...]) -> None:
         """What is in force from now on: announced, and dialled with. (`resting.keys_changed` cuts what it revokes.)"""
         changed = pair_contexts != self.contexts
         self.own, self.keys, self.contexts = own, keys, pair_contexts

@@ -78,15 +78,43 @@ class PeerKeys:
 
 
 @dataclass(frozen=True)
-class HubKeys:
-    """What is trusted of us and of every peer, as the files say now."""
+class OwnKeys:
+    """What is ours, as the files say now: what each link needs, without the keys of all other peers."""
 
     idfp: bytes
     card: SignedCard
     links: tuple[LinkSecret, ...]
+    cards: tuple[SignedCard, ...]  # all our own, oldest first
+    notices: tuple[Notice, ...]  # about them alone
+
+
+@dataclass(frozen=True)
+class HubKeys:
+    """What is trusted of us and of every peer, as the files say now."""
+
+    own: OwnKeys
     peers: tuple[PeerKeys, ...]
     notices: tuple[Notice, ...]
-    cards: tuple[SignedCard, ...] = ()  # all our own, oldest first
+
+    @property
+    def idfp(self) -> bytes:
+        """The fingerprint of our identity."""
+        return self.own.idfp
+
+    @property
+    def card(self) -> SignedCard:
+        """Our newest card."""
+        return self.own.card
+
+    @property
+    def cards(self) -> tuple[SignedCard, ...]:
+        """All our cards, oldest first."""
+        return self.own.cards
+
+    @property
+    def links(self) -> tuple[LinkSecret, ...]:
+        """Our link keys."""
+        return self.own.links
 
     def peer(self, name: str) -> PeerKeys | None:
         """The peer configured under that name."""
@@ -119,10 +147,10 @@ def load_hub(
         notices += _store(state, own.card.card.serial, changed, by, now)
         notices += _note_refusals(state, peer_notices, by, now)
     known, damaged = _with_known(state, peers)
-    return replace(own, peers=known, notices=(*notices, *peer_notices, *damaged))
+    return HubKeys(own, known, (*notices, *peer_notices, *damaged))
 
 
-def load_own(state: State, *, allow_published: bool = False) -> HubKeys:
+def load_own(state: State, *, allow_published: bool = False) -> OwnKeys:
     """Own keys alone, without peers. `allow_published` is for tests only. Raises `ConfigError`."""
     problems: list[str] = []
     own = _own(state, allow_published, problems)
@@ -173,7 +201,7 @@ def read_card_file(peer: Peer) -> list[SignedCard]:
 # --- own keys -----------------------------------------------------------------------------------------------------
 
 
-def _own(state: State, allow_published: bool, problems: list[str]) -> HubKeys | None:
+def _own(state: State, allow_published: bool, problems: list[str]) -> OwnKeys | None:
     """Our cards and the link keys that a card of ours lists: no peer can know any other. None when there is no card."""
     try:
         cards = state.cards()
@@ -207,7 +235,7 @@ def _own(state: State, allow_published: bool, problems: list[str]) -> HubKeys | 
         problems.append(f"{state.folder / 'keys'}: holds no link key of this hub's cards; restore it from a backup")
     if not allow_published:
         problems += refuse_published(str(state.folder), latest.card.idfp, [key.public for key in links])
-    return HubKeys(latest.card.idfp, latest, tuple(links), (), tuple(notices), cards=tuple(cards))
+    return OwnKeys(latest.card.idfp, latest, tuple(links), tuple(cards), tuple(notices))
 
 
 # --- peers --------------------------------------------------------------------------------------------------------
@@ -279,7 +307,9 @@ def _offered(peer: Peer, before: PeerCards | None, others: list[Card]) -> tuple[
     except (CardError, OSError) as exc:
         alarm = isinstance(exc, CardError) and exc.code != Code.CARD_OLDER.word
         text = f"{peer.card_path}: ignored: {exc}; the accepted card {before.latest.card.serial} stays in force"
-        return before, [Notice(alarm, text, peer.name, exc if isinstance(exc, CardError) else None)]
+        # Another error than the one that was raised: its traceback would keep alive all that was read on the way here.
+        why = CardError(exc.code, str(exc)) if isinstance(exc, CardError) else None
+        return before, [Notice(alarm, text, peer.name, why)]
     return PeerCards(before.first, taken[-1]), []
 
 

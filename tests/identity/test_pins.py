@@ -90,6 +90,9 @@ def test_older_card_is_ignored_with_a_notice(config: Path) -> None:
     (notice,) = loaded.notices
     assert not notice.alarm
     assert "card 1 is older than the accepted card 2" in notice.text
+    assert notice.why is not None
+    assert (notice.why.code, str(notice.why)) == ("card_older", "card 1 is older than the accepted card 2")
+    assert (notice.why.__traceback__, notice.why.__context__) == (None, None), "what was read would stay with it"
 
 
 FORKED = signed("b", FIRST, policy="forked")
