@@ -20,7 +20,7 @@ from hubtunnel.protocol.pair import LinkPublic, LinkSecret
 _FILE_MAX = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Known:
     """One peer's record; times are unix seconds, 0 where something never happened."""
 

@@ -3,6 +3,9 @@
 `parse` reads the form (CD1, CD3) and refuses everything else. The exact bytes are kept, hashed, verified and passed on,
 never encoded again. Whether a card is *accepted* is for `chain` to say. Everything refused is a `CardError` with the
 code that a peer is told.
+
+A hub holds two cards of every peer for as long as it runs, of seven kilobytes each, so those bytes are held once: what
+is large and seldom asked for is read out of them again.
 """
 
 from __future__ import annotations
@@ -76,22 +79,59 @@ class IdentitySecret:
         return crypto.ed25519_sign(self.ed25519_seed, message), crypto.mldsa_sign(self.mldsa65_seed, message)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Place:
+    """Where a card's bytes stand within those of the signed card. Compared and hashed by their content."""
+
+    data: bytes
+    begin: int
+    end: int
+
+    @property
+    def content(self) -> bytes:
+        return self.data[self.begin : self.end]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Place) and self.content == other.content
+
+    def __hash__(self) -> int:
+        return hash(self.content)
+
+
 @dataclass(frozen=True)
 class Card:
-    """A card as parsed from `body`, its exact bytes. Times are unix seconds."""
+    """A card as parsed from `body`, its exact bytes. Times are unix seconds. Equal is what has the same bytes."""
 
-    name: str
-    serial: int
-    previous: bytes
-    issued: int
-    identity: Identity = field(repr=False)
-    link_keys: tuple[LinkPublic, ...] = field(repr=False)
-    revoked: tuple[bytes, ...]
-    next_identity: bytes | None
-    policy: str | None
-    extensions: Mapping[str, Any]
-    critical: tuple[str, ...]
-    body: bytes = field(repr=False)
+    name: str = field(compare=False)
+    serial: int = field(compare=False)
+    previous: bytes = field(compare=False)
+    issued: int = field(compare=False)
+    idfp: bytes = field(compare=False)  # the fingerprint of the identity that the card states
+    revoked: tuple[bytes, ...] = field(compare=False)
+    next_identity: bytes | None = field(compare=False)
+    policy: str | None = field(compare=False)
+    extensions: Mapping[str, Any] = field(compare=False)
+    critical: tuple[str, ...] = field(compare=False)
+    _place: _Place = field(repr=False)
+
+    @property
+    def body(self) -> bytes:
+        """The exact bytes that are hashed and signed."""
+        return self._place.content
+
+    @property
+    def identity(self) -> Identity:
+        """The identity that the card states."""
+        return _parse_identity(self._fields()["identity"])
+
+    @cached_property
+    def link_keys(self) -> tuple[LinkPublic, ...]:
+        """The link keys that the card lists."""
+        return _parse_link_keys(self._fields()["link_keys"])
+
+    def _fields(self) -> dict[str, object]:
+        """What `parse` has looked at before."""
+        return cast(dict[str, object], _decode(self.body))
 
     @property
     def shown_name(self) -> str:
@@ -102,11 +142,6 @@ class Card:
     def hash(self) -> bytes:
         """What the next card names as `previous`; never over signatures, which have many valid forms."""
         return crypto.H(Domain.CARD_HASH, b"\0", self.body)
-
-    @cached_property
-    def idfp(self) -> bytes:
-        """The fingerprint of the identity that the card states."""
-        return self.identity.idfp
 
     @classmethod
     def build(
@@ -146,7 +181,11 @@ class Card:
     @classmethod
     def parse(cls, body: bytes) -> Card:
         """The card in `body`. Raises `CardError` for everything that is not exactly a card; checks no signature."""
-        fields = _decode(body)
+        return cls._parse(_Place(bytes(body), 0, len(body)))
+
+    @classmethod
+    def _parse(cls, place: _Place) -> Card:
+        fields = _decode(place.content)
         if not isinstance(fields, dict):
             raise _malformed("not a map")
         version = fields.get("v")
@@ -170,8 +209,7 @@ class Card:
             serial=serial,
             previous=previous,
             issued=_u64(fields["issued"], "issued"),
-            identity=_parse_identity(fields["identity"]),
-            link_keys=link_keys,
+            idfp=_parse_identity(fields["identity"]).idfp,
             revoked=revoked,
             next_identity=(
                 _bytes(fields["next_identity"], c.IDFP_LEN, "next_identity") if "next_identity" in fields else None
@@ -179,7 +217,7 @@ class Card:
             policy=_text(fields["policy"], POLICY_MAX, "policy") if "policy" in fields else None,
             extensions=MappingProxyType(extensions),
             critical=critical,
-            body=bytes(body),
+            _place=place,
         )
 
 
@@ -188,8 +226,12 @@ class SignedCard:
     """A card with its signatures; `data` is what is stored and passed on, byte for byte."""
 
     card: Card
-    signatures: tuple[Signature, ...] = field(repr=False)
     data: bytes = field(repr=False)
+
+    @property
+    def signatures(self) -> tuple[Signature, ...]:
+        """Pairs of signatures: of the card's own identity, and of the one before it where it changes."""
+        return _parse_pairs(_outer(self.data)[1])
 
     @classmethod
     def sign(cls, card: Card, identity: IdentitySecret, before: IdentitySecret | None = None) -> SignedCard:
@@ -202,15 +244,12 @@ class SignedCard:
     @classmethod
     def parse(cls, data: bytes) -> SignedCard:
         """The signed card in `data`. Raises `CardError` for anything else; verifies no signature (see `chain`)."""
-        outer = _decode(data)
-        if not isinstance(outer, list) or len(outer) != 2:
-            raise _malformed("a signed card is a card and its signatures, nothing else")
-        body, pairs = outer
-        if not isinstance(body, bytes):
-            raise _malformed("the card within is not bytes")
-        if not isinstance(pairs, list) or len(pairs) not in (1, 2):
-            raise CardError(Code.CARD_SIGNATURE.word, "a card has one pair of signatures, or two")
-        return cls(Card.parse(body), tuple(_parse_pair(pair) for pair in pairs), bytes(data))
+        data = bytes(data)
+        body, pairs = _outer(data)
+        begin = data.index(body)
+        card = Card._parse(_Place(data, begin, begin + len(body)))
+        _parse_pairs(pairs)
+        return cls(card, data)
 
 
 def link_public(key: LinkSecret) -> LinkPublic:
@@ -267,6 +306,23 @@ def _parse_revoked(value: object, link_keys: tuple[LinkPublic, ...]) -> tuple[by
     if set(revoked) & {key.id for key in link_keys}:
         raise _malformed("a link key is listed and revoked at once")
     return revoked
+
+
+def _outer(data: bytes) -> tuple[bytes, list[object]]:
+    """The bytes of the card within a signed card, and what stands for one pair of signatures or two."""
+    outer = _decode(data)
+    if not isinstance(outer, list) or len(outer) != 2:
+        raise _malformed("a signed card is a card and its signatures, nothing else")
+    body, pairs = outer
+    if not isinstance(body, bytes):
+        raise _malformed("the card within is not bytes")
+    if not isinstance(pairs, list) or len(pairs) not in (1, 2):
+        raise CardError(Code.CARD_SIGNATURE.word, "a card has one pair of signatures, or two")
+    return body, pairs
+
+
+def _parse_pairs(pairs: list[object]) -> tuple[Signature, ...]:
+    return tuple(_parse_pair(pair) for pair in pairs)
 
 
 def _parse_pair(value: object) -> Signature:

@@ -36,7 +36,7 @@ class Notice(NamedTuple):
     why: CardError | None = None  # the refusal behind an alarm
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PeerKeys:
     """What is trusted of one peer."""
 

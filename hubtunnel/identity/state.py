@@ -43,7 +43,7 @@ class StateLockedError(StateError):
     """Another process holds the state folder: a daemon runs, or another command is at work."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PeerCards:
     """What was accepted of a peer."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hubtunnel import crypto
 from hubtunnel.errors import CardError
 from hubtunnel.identity.armour import BEGIN, END, armour, armour_all, dearmour
 from hubtunnel.identity.card import NO_CARD, Card, IdentitySecret, SignedCard, link_public
@@ -356,3 +358,22 @@ def test_damaged_text_is_refused(text: str, says: str) -> None:
 def test_issued_is_kept_whatever_the_calendar_says() -> None:
     assert card("a", issued=(1 << 64) - 1).issued == (1 << 64) - 1
     assert card("a", issued=0).issued == 0 != NOW
+
+
+def test_large_parts_of_a_card_are_not_held_twice() -> None:
+    """A hub holds two cards of every peer: one takes its bytes and little more, until its keys are asked for."""
+    data = signed("a").data
+    cards = [SignedCard.parse(data)]  # with what is made once and for all
+    count = 50
+    tracemalloc.start()
+    try:
+        began = tracemalloc.get_traced_memory()[0]
+        cards += [SignedCard.parse(data) for _ in range(count)]
+        parsed = tracemalloc.get_traced_memory()[0]
+        assert all(signed_card.card.link_keys for signed_card in cards[1:])
+        asked = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+
+    assert (parsed - began) / count < len(data) / 4
+    assert (asked - parsed) / count > crypto.MLKEM_PUBLIC_LEN, "or nothing was measured"
