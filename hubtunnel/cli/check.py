@@ -118,6 +118,9 @@ def _configuration_modes(config: Config) -> Iterator[str]:
 
 
 def _state_modes(config: Config, state: State) -> Iterator[str]:
+    full = files.want_of_room(state.folder)
+    if full is not None:
+        yield full
     found = state.folder.stat()
     if stat.S_IMODE(found.st_mode) & 0o077:
         mode = stat.S_IMODE(found.st_mode)

@@ -36,7 +36,7 @@ def _status(args: argparse.Namespace) -> int:
     if args.json:
         print_json(found)
     else:
-        console.print(screen(found, console.width))
+        console.print(screen(found, console.width), soft_wrap=not console.is_terminal)  # whole lines, for grep
     return DONE
 
 

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from hubtunnel.daemon.cures import cure_of
 
+_PEERS_CAUSES = {"unknown_hint", "bad_auth"}  # what a peer's greeting can be taken for (docs/LOG.md)
 _COLOURS = {"up": "green", "stopped": "red", "draining": "yellow"}
 
 
@@ -56,7 +57,7 @@ def _head(status: dict[str, Any]) -> Iterable[Text]:
     yield Text(f"fingerprint {status['fingerprint']}")
     causes = status["strangers"]["causes"]
     if causes:
-        yield Text("no answer given: " + ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items())))
+        yield _strangers(status["strangers"])
     yield _limits(status["limits"])
     for listener in status["deliver"]:
         if listener["state"] == "failing":
@@ -64,6 +65,23 @@ def _head(status: dict[str, Any]) -> Iterable[Text]:
             yield Text(text, "red")
     for warning in status["warnings"]:
         yield Text(f"warning: {warning}", style="yellow")
+
+
+def _strangers(strangers: dict[str, Any]) -> Text:
+    """How many were left without an answer; where that may be a peer, what to compare with it."""
+    causes = strangers["causes"]
+    line = Text("no answer given: " + ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items())))
+    latest = next(iter(strangers.get("sources", ())), None)
+    if latest is not None:
+        line.append(f"; the last to {latest['network']} at {latest['last']}")
+        if not _PEERS_CAUSES.isdisjoint(latest["causes"]):
+            line.append(
+                f"\n  if a peer comes from {latest['network']}: it may hold another card of ours than we have"
+                " (`hubtunnel peer show` there), we may hold another identity of it (`peer show` here), one of us may"
+                " have a pre-shared key alone, or a clock is off by an hour",
+                "yellow",
+            )
+    return line
 
 
 # Title, the columns that a terminal must have for it to be shown, whether it is a figure, what stands in it.
@@ -121,9 +139,11 @@ def _error(peer: dict[str, Any]) -> Text:
     """The last error of a peer. One that is over is history, one that holds mail back says what to do."""
     error = peer["last_error"]
     line = f"{peer['name']}: {error['at']} {error['code']}: {error['text']}"
-    if peer["state"] == "up" and error["code"] != "auth":
+    if error.get("over", peer["state"] == "up" and error["code"] != "auth"):
         return Text(f"{line} (over)", style="dim")
-    return Text(f"{line}\n  what to do: {cure_of(error['code'])}", style="red" if error["code"] == "auth" else "")
+    return Text(
+        f"{line}\n  what to do: {cure_of(error['code'], error['text'])}", style="red" if error["code"] == "auth" else ""
+    )
 
 
 def _fitting(parts: list[Text], width: int, height: int) -> list[Text]:

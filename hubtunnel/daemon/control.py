@@ -74,7 +74,10 @@ def request(path: Path | str, command: str, *, timeout: float = CLIENT_TIMEOUT, 
         try:
             sock.connect(os.fspath(path))
         except (FileNotFoundError, ConnectionRefusedError):
-            raise ControlUnavailable(f"no daemon runs here (nothing answers at {path})") from None
+            raise ControlUnavailable(
+                f"no daemon runs here (nothing answers at {path}); `hubtunnel check` says whether one can start, and"
+                " `journalctl -u hubtunnel` why the last one ended"
+            ) from None
         except PermissionError:
             raise ControlUnavailable(f"{path}: only root and the service's user may ask the daemon") from None
         except OSError as exc:

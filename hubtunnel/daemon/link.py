@@ -428,6 +428,23 @@ class PeerLink:
         self.note_failure(failure)
         return failure
 
+    def trouble(self) -> Failure | None:
+        """For `status`: the last failure; that of a peer which dials us is that it does not."""
+        alarmed = self.last_error is not None and self.last_error.reason is Reason.AUTH
+        if self.peer.endpoints or self.core.ready or self.connections or alarmed:
+            return self.last_error
+        heard = self.last_heard
+        started = self.services.started_at
+        return reasons.never(heard, started, heard if heard is not None else started)
+
+    def is_over(self, failure: Failure) -> bool:
+        """Whether it keeps no mail back now. What the peer said holds until a conversation was answered again."""
+        return self.core.ready and failure.reason is not Reason.AUTH and failure is not self._told
+
+    def answered(self) -> None:
+        """The peer's MTA answered a conversation of ours."""
+        self._told = None
+
     def why(self) -> str:
         """Why no stream can be opened now, code and text."""
         now = self.services.unix_time()

@@ -294,6 +294,8 @@ class LocalSide:
                 self._leaving.add(relay)
         elif how not in ("done", "left", "gave_up"):
             self.reset += 1
+        if relay.ours and relay.bytes_from_peer:
+            self._link.answered()
         if how in ("local_broken", "done") and not (relay.ours or relay.bytes_to_peer) and self._watch is not None:
             self._watch.ask()  # our MTA ended a conversation before it had said a word
         if not log.isEnabledFor(INFO):
@@ -310,6 +312,7 @@ class LocalSide:
             from_peer=relay.bytes_from_peer,
             seconds=self.now() - relay.started_at,
             end=how,
+            why=relay.refused_for,
         )
 
     def _sweep(self) -> None:

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hubtunnel.daemon.cures import NOT_DIALLED
 from hubtunnel.daemon.logs import rfc3339
 from hubtunnel.errors import Reason
 from hubtunnel.protocol.constants import code_word
@@ -25,7 +26,8 @@ _TOLD = {
     "superseded": "the session was given up for another",
     "refused": "the peer refused",
     "limit": "the peer is at its limit of open streams",
-    "mta_unreachable": "the tunnel is up, but the peer's own MTA does not accept a connection",
+    "mta_unreachable": "the tunnel is up, but the peer cannot hand mail to its own MTA (there: hubtunnel status says"
+    " why)",
     "mta_failed": "the peer's own MTA broke the connection",
     "broken": "the connection broke at the peer",
     "timed_out": "the peer gave up waiting",
@@ -55,6 +57,12 @@ def reply_421(peer: str, why: str) -> bytes:
     """
     text = "".join(ch if " " <= ch <= "~" else "?" for ch in f"421 4.4.1 hubtunnel: {peer}: {why}")
     return text[: REPLY_MAX - 2].encode("ascii") + b"\r\n"
+
+
+def code_of(why: str) -> str:
+    """The code at the head of a reason's line; of what the peer told, with the peer's word."""
+    code, _, text = why.partition(": ")
+    return f"{code}: {text.partition(':')[0]}" if code == Reason.TOLD else code
 
 
 # Of several endpoints' failures the one that says most is told: of the one that got furthest.
@@ -101,8 +109,9 @@ def silent(endpoint: str, peer: str, own_serial: int, psk: bool, now: float) -> 
     """Connected, then nothing: the four causes that a dialler cannot tell apart."""
     held = "we have a PSK" if psk else "we have none"
     text = (
-        f"{endpoint} accepted the connection and said nothing. Compare: 1 {peer} may not hold our card {own_serial}"
-        f" (there: hubtunnel peer show); 2 a clock may be off by an hour (ours {rfc3339(now)[:19]}Z);"
+        f"{endpoint} accepted the connection and said nothing. Compare: 1 {peer} may not hold our card {own_serial}, or"
+        " we hold an older identity of it (hubtunnel peer show, there and here); 2 a clock may be off by an hour (ours"
+        f" {rfc3339(now)[:19]}Z);"
         f" 3 a PSK on one side only ({held}); 4 what listens there may be no hub"
     )
     return Failure(Reason.SILENT, text, now)
@@ -111,7 +120,7 @@ def silent(endpoint: str, peer: str, own_serial: int, psk: bool, now: float) -> 
 def no_keys(peer: str, now: float) -> Failure:
     """Not even dialled: no pair of link keys is within its windows, so the answer could only be silence."""
     text = (
-        f"not dialled: no link key of ours and none of {peer}'s are both within their windows at"
+        f"{NOT_DIALLED}: no link key of ours and none of {peer}'s are both within their windows at"
         f" {rfc3339(now)[:19]}Z. Get their newer card (there: hubtunnel card; here: hubtunnel peer update CARD:"
         " it is signed), and give them ours the same way (first hubtunnel key rotate, where key list shows no current"
         " key)"

@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING, cast
 
 from hubtunnel.daemon import sockets
-from hubtunnel.daemon.reasons import reply_421
+from hubtunnel.daemon.reasons import code_of, reply_421
 from hubtunnel.protocol.constants import Code
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ class Relay(asyncio.Protocol):
         "active_at",
         "bytes_from_peer",
         "bytes_to_peer",
+        "refused_for",
         "session_id",
         "side",
         "source",
@@ -55,6 +56,7 @@ class Relay(asyncio.Protocol):
         self.source: tuple[str, int] | None = None
         self.bytes_from_peer = 0
         self.bytes_to_peer = 0
+        self.refused_for: str | None = None  # the code in the 421
         self.started_at = now
         self.active_at = now
         self._owed = 0
@@ -251,6 +253,7 @@ class AcceptedRelay(Relay):
         self._early = b""
         if self._timer is not None:
             self._timer.cancel()
+        self.refused_for = code_of(why)
         self.transport.write(reply_421(self.side.name, why))
         sockets.half_close(self.transport)
         self.transport.resume_reading()

@@ -10,6 +10,7 @@ from hubtunnel.daemon import contexts, limits
 from hubtunnel.daemon.carrier import Connection
 from hubtunnel.daemon.local import text_of
 from hubtunnel.daemon.logs import rfc3339
+from hubtunnel.identity.files import want_of_room
 from hubtunnel.identity.fingerprint import to_text
 from hubtunnel.protocol.carrier import Carrier
 from hubtunnel.protocol.session import Session
@@ -26,6 +27,7 @@ def hub_status(hub: Hub) -> dict[str, Any]:
     """The whole daemon."""
     services = hub.services
     knocks = services.knocks
+    full = want_of_room(hub.config.state)
     return {
         "schema": SCHEMA,
         "hub": str(hub.config.name),
@@ -37,7 +39,7 @@ def hub_status(hub: Hub) -> dict[str, Any]:
         "started": rfc3339(services.started_at),
         "uptime_s": round(services.unix_time() - services.started_at, 3),
         "draining": services.draining,
-        "warnings": list(hub.keeper.warnings),
+        "warnings": [*hub.keeper.warnings, *([full] if full is not None else [])],
         "listen": [text_of(address) for address in hub.gate.addresses],
         "memory_bytes": services.budget.used,
         "memory": {"limit": services.budget.limit, "peak": services.budget.peak},
@@ -61,7 +63,7 @@ def peer_status(link: PeerLink) -> dict[str, Any]:
     session = _session(link)
     carriers = [c for c in link.core.carriers if not c.closed]
     local = link.local
-    error = link.last_error
+    error = link.trouble()
     return {
         "name": link.name,
         "state": state_of(link),
@@ -99,7 +101,12 @@ def peer_status(link: PeerLink) -> dict[str, Any]:
         },
         "last_error": None
         if error is None
-        else {"code": error.reason.value, "text": error.text, "at": rfc3339(error.at)},
+        else {
+            "code": error.reason.value,
+            "text": error.text,
+            "at": rfc3339(error.at),
+            "over": link.is_over(error),
+        },
     }
 
 

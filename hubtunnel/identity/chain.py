@@ -31,7 +31,8 @@ def accept_first(pin: bytes, signed: SignedCard) -> None:
     if card.idfp != pin:  # CD5
         raise CardError(
             Code.CARD_SIGNATURE.word,
-            f"the card is that of {to_text(card.idfp)}, the pin is {to_text(pin)}: not the hub that was pinned",
+            f"the card is that of {to_text(card.idfp)}, the pin is {to_text(pin)}: not the hub that was pinned. If it"
+            " was set up anew, `hubtunnel peer repin NAME CARD` pins it again, words compared on the telephone",
         )
     _check_contents(card)  # CD7, CD8
 

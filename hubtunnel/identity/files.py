@@ -21,6 +21,7 @@ PRIVATE_MODE = 0o600
 PUBLIC_MODE = 0o644
 STATE_MODE = 0o700
 PRIVATE_FILE_MAX = 64 * 1024  # no private file of ours is near this; what is larger is another file
+ROOM_MIN = 1024 * 1024  # bytes; a change of keys takes some 100 KiB
 _UNFINISHED = ".new"  # ends the temporary name of a file that is being written
 
 
@@ -31,6 +32,16 @@ def service_owner() -> tuple[int, int] | None:
     except KeyError:
         return None
     return entry.pw_uid, entry.pw_gid
+
+
+def want_of_room(folder: Path) -> str | None:
+    """What is wrong with the disk that `folder` is on, None where there is room for what a hub writes."""
+    disk = os.statvfs(folder)
+    left = disk.f_bavail * disk.f_frsize
+    if left >= ROOM_MIN and (disk.f_favail or not disk.f_files):  # some file systems count no files
+        return None
+    what = f"{left // 1024} KiB" if left < ROOM_MIN else "no file"
+    return f"{folder}: its disk is full ({what} left): no key and no card can be stored; make room there"
 
 
 def state_owner() -> tuple[int, int] | None:
@@ -144,7 +155,8 @@ def private_problem(path: Path, found: os.stat_result, what: str) -> str | None:
     if service is not None:
         allowed.add(service[0])
     if found.st_uid not in allowed:
-        return f"{path}: {what} belongs to {user_name(found.st_uid)}, not to {user_name(os.geteuid())}: chown it"
+        owner, wanted = user_name(found.st_uid), user_name(service[0] if service is not None else os.geteuid())
+        return f"{path}: {what} belongs to {owner}, not to {wanted}: chown {wanted} {path}"
     return None
 
 

@@ -263,7 +263,7 @@ def warnings(state: State, peers: Iterable[Peer], now: float) -> list[Warned]:
             else "new ones must come from where the identity key is: `key issue` or `rotate` and `key export` there, "
             "`key import` here"
         )
-        found.append(Warned(None, until, days, f"the last link key of this hub ends {_left(until, now)}: {cure}"))
+        found.append(Warned(None, until, days, f"the last link key of this hub {_ends(until, now)}: {cure}"))
     for peer in peers:
         known = acknowledged.read(state, peer.pin)
         if known.holds >= own.serial:
@@ -273,17 +273,17 @@ def warnings(state: State, peers: Iterable[Peer], now: float) -> list[Warned]:
         days = windows.warn_days(ends, held.issued, now)
         if days is not None:
             text = (
-                f"{peer.name} knows our card {held.serial} only, and the last link key of it ends "
-                f"{_left(ends, now)}: let it connect before, or give its admin our card for `hubtunnel peer update`"
+                f"{peer.name} knows our card {held.serial} only, and the last link key of it "
+                f"{_ends(ends, now)}: let it connect before, or give its admin our card for `hubtunnel peer update`"
             )
             found.append(Warned(str(peer.name), ends, days, text))
     return found
 
 
-def _left(until: float, now: float) -> str:
+def _ends(until: float, now: float) -> str:
     left = until - now
     if left <= 0:
-        return "now"
+        return "has ended"
     if left < windows.DAY:
-        return f"in {int(left // 3600)} hours"
-    return f"in {int(left // windows.DAY)} days"
+        return f"ends in {int(left // 3600)} hours"
+    return f"ends in {int(left // windows.DAY)} days"

@@ -232,10 +232,21 @@ def _own(state: State, allow_published: bool, problems: list[str]) -> OwnKeys | 
             text = f"link key {listed_key.id.hex()} of card {latest.card.serial} has no file in {state.folder / 'keys'}"
             notices.append(Notice(False, text))
     if not links and not unreadable:
-        problems.append(f"{state.folder / 'keys'}: holds no link key of this hub's cards; restore it from a backup")
+        problems.append(f"{state.folder / 'keys'}: {_why_no_key(latest.card, time.time())}")
     if not allow_published:
         problems += refuse_published(str(state.folder), latest.card.idfp, [key.public for key in links])
     return OwnKeys(latest.card.idfp, latest, tuple(links), tuple(cards), tuple(notices))
+
+
+def _why_no_key(card: Card, now: float) -> str:
+    ended = max((key.not_after for key in card.link_keys), default=now)
+    if ended <= now:
+        return (
+            f"every link key of card {card.serial} has ended and was deleted: `hubtunnel key"
+            " rotate` makes new ones (where the identity key is on another machine: there, with `key export`, and"
+            " `key import` here); peers then need `hubtunnel card` for their `peer update`"
+        )
+    return "holds no link key of this hub's cards; restore it from a backup"
 
 
 # --- peers --------------------------------------------------------------------------------------------------------

@@ -300,7 +300,10 @@ def _take_lock(folder: Path) -> int:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
-        raise StateLockedError(f"{folder}: another process of hubtunnel is at work on it") from None
+        raise StateLockedError(
+            f"{folder}: another process of hubtunnel is at work on it: its daemon (`hubtunnel status` shows it,"
+            " `hubtunnel stop` ends it), or a command that is not done"
+        ) from None
     except OSError as exc:
         os.close(descriptor)
         raise StateError(f"{path}: cannot be locked: {exc.strerror}") from exc

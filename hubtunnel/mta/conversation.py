@@ -12,7 +12,7 @@ from hubtunnel.daemon import proxy
 from hubtunnel.errors import HubtunnelError
 
 TIMEOUT = 40.0  # seconds for each reply: some servers let clients wait that made mistakes
-_SHOWN = 160  # characters of a reply that are quoted
+_SHOWN = 160  # characters of a reply that are quoted; of our own 421, which is the reason itself, all
 
 
 class ConversationError(HubtunnelError):
@@ -100,4 +100,5 @@ def _why(exc: Exception) -> str:
 
 
 def _shown(text: bytes) -> str:
-    return "".join(ch if " " <= ch <= "~" else " " for ch in text.decode("ascii", "replace"))[:_SHOWN]
+    shown = "".join(ch if " " <= ch <= "~" else " " for ch in text.decode("ascii", "replace"))
+    return shown if shown.startswith("4.4.1 hubtunnel: ") else shown[:_SHOWN]

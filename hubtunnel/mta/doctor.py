@@ -15,6 +15,8 @@ from typing import Any
 
 from hubtunnel.config import Address, Config, Deliver, Peer
 from hubtunnel.daemon import probe, proxy
+from hubtunnel.daemon.cures import cure_of
+from hubtunnel.daemon.reasons import system_text
 from hubtunnel.mta import inspection
 from hubtunnel.mta.conversation import Conversation, ConversationError, Door, conversation
 from hubtunnel.mta.findings import Finding, noted, proved, unknown, wrong
@@ -63,7 +65,7 @@ def _daemon(config: Config, status: Mapping[str, Any] | None) -> Iterator[Findin
             continue
         error = peer["last_error"]
         text = f"{peer['state']}" + (f"; {error['code']}: {error['text']}" if error else "")
-        cure = f"docs/OPERATING.md explains {error['code']}" if error else "hubtunnel status shows what it does"
+        cure = cure_of(error["code"], error["text"]) if error else "it is being dialled: look again in ten seconds"
         yield wrong("peer up", peer["name"], text, cure)
 
 
@@ -124,11 +126,12 @@ def _answers(door: Door) -> Finding:
     try:
         asyncio.run(probe.probe(listener, door.presented))
     except probe.ProbeError as exc:
-        return wrong("inbound", str(door), str(exc), f"{cure}; [deliver] has to say {name} as that listener does")
+        cure = f"is that the port of the listener made for the tunnel, and does it take {name}? {cure}"
+        return wrong("inbound", str(door), str(exc), f"{cure}, and [deliver] has to name it")
     except TimeoutError:
         return wrong("inbound", str(door), f"no answer within {probe.TIMEOUT:.0f} s", cure)
     except OSError as exc:
-        return wrong("inbound", str(door), exc.strerror or str(exc), f"{cure}; is it running?")
+        return wrong("inbound", str(door), system_text(exc), f"{cure}; is the mail server running?")
     return proved("inbound", str(door), f"the mail server answers, and takes {name}")
 
 
@@ -191,8 +194,15 @@ def _through(peer: Peer, own: set[str]) -> Iterator[Finding]:
                     text = f"offers {extension.upper()} inside the tunnel, where it proves nothing"
                     yield noted("peer's mail server", peer.name, text)
     except ConversationError as exc:
-        cure = "the text is the reason that stands in the queue too: docs/OPERATING.md says what to do"
-        yield wrong("peer's mail server", peer.name, str(exc), cure)
+        yield wrong("peer's mail server", peer.name, str(exc), _cure_of_reply(str(exc)))
+
+
+def _cure_of_reply(said: str) -> str:
+    """What to do about our own daemon's 421, whose code and text stand behind the peer's name."""
+    reason = said.split(": ", 3)
+    if len(reason) == 4 and reason[0].endswith("hubtunnel"):
+        return cure_of(reason[2], reason[3])
+    return "the daemon has to listen for this peer: `hubtunnel status`; behind it answers the mail server there"
 
 
 def _no_loop(peer: Peer, session: Conversation, own: set[str]) -> Finding:

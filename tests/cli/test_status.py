@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from hubtunnel.cli.status_screen import screen, size, span
-from hubtunnel.daemon.cures import CURES, cure_of
+from hubtunnel.daemon.cures import CURES, TOLD, cure_of
 from hubtunnel.errors import Reason
 from tests.cli.hubs import ROOT, Hub, environment
 
@@ -166,8 +166,28 @@ def test_markup_in_what_a_peer_says_is_text() -> None:
     assert "[bold]x[/bold]" in drawn(hub(down("mx.b.example", "told", "limit: [bold]x[/bold]")))
 
 
+def test_what_a_peer_told_is_not_over_while_it_is_up() -> None:
+    error = {"code": "told", "text": "mta_unreachable: x", "at": "2026-11-22T02:11:00.000Z", "over": False}
+    text = drawn(hub(peer("mx.b.example", last_error=error)), 300)
+    assert f"what to do: {TOLD['mta_unreachable']}" in text
+    assert "(over)" in drawn(hub(peer("mx.b.example", last_error=error | {"over": True})))
+
+
+def test_who_was_left_without_an_answer_may_be_a_peer() -> None:
+    causes = {"unknown_hint": 2}
+    source = {"network": "192.0.2.7", "causes": causes, "last": "2026-11-22T02:11:00.000Z"}
+    text = drawn(hub(strangers={"causes": causes, "sources": [source]}), 400)
+    assert "no answer given: 2 unknown_hint; the last to 192.0.2.7 at 2026-11-22T02:11:00.000Z" in text
+    assert "if a peer comes from 192.0.2.7: " in text
+    scanner = {**source, "causes": {"bad_gate": 2}}
+    assert "if a peer" not in drawn(hub(strangers={"causes": {"bad_gate": 2}, "sources": [scanner]}), 400)
+
+
 def test_every_reason_has_a_cure() -> None:
     assert set(CURES) == set(Reason)
+    assert cure_of("told", "limit: the peer is at its limit") == TOLD["limit"]
+    assert cure_of("told", "a word of a later version: x") == CURES[Reason.TOLD]
+    assert "newer cards" in cure_of("silent", "not dialled: no link key")
     assert cure_of("of a later version") == "`hubtunnel doctor` looks further"
 
 

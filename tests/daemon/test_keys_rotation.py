@@ -240,7 +240,7 @@ def test_windows_that_no_longer_overlap(run_loop: RunLoop, tmp_path: Path) -> No
                     assert dialler.failure is not None
                     assert "peer update" in dialler.failure.text
                     # And on the other side, in `status` and in the log:
-                    said = "mx.a.example knows our card 1 only, and the last link key of it ends now"
+                    said = "mx.a.example knows our card 1 only, and the last link key of it has ended"
                     await until(lambda: any(said in warning for warning in hub_b.keeper.warnings))
                     assert "`hubtunnel peer update`" in hub_b.keeper.warnings[-1]
                     path = a.folder / "peers.d" / "mx.b.example.card"

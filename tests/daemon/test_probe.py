@@ -8,6 +8,7 @@ import itertools
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiosmtpd.smtp import SMTP
@@ -16,6 +17,7 @@ from hubtunnel.daemon import mtawatch, probe, sockets
 from hubtunnel.daemon.hub import Hub
 from hubtunnel.daemon.mtawatch import MtaWatch, MtaWatches
 from hubtunnel.daemon.probe import MtaListener, ProbeError
+from hubtunnel.daemon.status import hub_status
 from tests.conftest import RunLoop
 from tests.daemon.hubs import Pair, Place, connected, endpoint_of, free_port, link, mail_port, running, until, up
 
@@ -332,11 +334,19 @@ def test_mta_that_comes_back_is_used_at_once(
             for _ in range(2):
                 assert (await first_line(hubs.a)).startswith("421 4.4.1 hubtunnel: mx.b.example: told: mta_unreachable")
                 assert state_of(hubs.b) == "failing"
+                assert last_error(hubs.a)["over"] is False
                 async with smtp_server(proxy=False, port=port):
                     await until(lambda: state_of(hubs.b) == "passed")
                     assert (await first_line(hubs.a)).startswith("220 ")
+                    await until(lambda: last_error(hubs.a)["over"])
 
     run_loop(scenario())
+
+
+def last_error(hub: Hub) -> dict[str, Any]:
+    """Of the hub's one peer, as `status` has it."""
+    error: dict[str, Any] = hub_status(hub)["peers"][0]["last_error"]
+    return error
 
 
 def test_streams_wait_for_the_first_verdict(run_loop: RunLoop, tmp_path: Path) -> None:

@@ -20,6 +20,18 @@ def test_reply() -> None:
     assert reasons.reply_421("mx.b.example", "refused: x") == b"421 4.4.1 hubtunnel: mx.b.example: refused: x\r\n"
 
 
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("refused: 192.0.2.1:2625: Connection refused", "refused"),
+        ("told: mta_unreachable: the tunnel is up", "told: mta_unreachable"),
+        ("stopped: this hub is stopping", "stopped"),
+    ],
+)
+def test_the_log_names_a_refusal_by_its_code(line: str, code: str) -> None:
+    assert reasons.code_of(line) == code
+
+
 @given(st.text(max_size=600), st.text(max_size=2000))
 def test_reply_is_one_line_that_every_client_can_read(peer: str, why: str) -> None:
     """No text, whoever it comes from, can end the line, continue it or leave ASCII."""

@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -199,3 +200,16 @@ def test_private_file_of_absurd_size_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(KeyFileError, match="too large"):
         files.read_private(path, "a key")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "free_files", "said"), [(255, 9, "1020 KiB left"), (256, 0, "no file left"), (256, 9, None)]
+)
+def test_a_disk_that_is_full_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: int, free_files: int, said: str | None
+) -> None:
+    disk = SimpleNamespace(f_bavail=blocks, f_frsize=4096, f_favail=free_files, f_files=1000)
+    monkeypatch.setattr(os, "statvfs", lambda _: disk)
+    found = files.want_of_room(tmp_path)
+    assert (found is None) == (said is None)
+    assert said is None or said in str(found)

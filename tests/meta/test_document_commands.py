@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from hubtunnel.cli import build_parser
-from hubtunnel.daemon.cures import CURES
+from hubtunnel.daemon.cures import CURES, TOLD
 from tests.meta.tree import ROOT
 
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "keys").glob("*.md")])
@@ -44,7 +44,7 @@ def is_taken(words: list[str]) -> bool:
 
 def cases() -> list[tuple[str, str]]:
     found = {(path.name, command) for path in DOCUMENTS for command in shown(path.read_text())}
-    found |= {("cures", command) for cure in CURES.values() for command in _INLINE.findall(cure)}
+    found |= {("cures", command) for cure in (*CURES.values(), *TOLD.values()) for command in _INLINE.findall(cure)}
     return sorted(found)
 
 
@@ -58,7 +58,8 @@ def test_it_is_one(document: str, command: str) -> None:
     choices = [[word.strip("…").rstrip(",.;:)") for word in part.split("|")] for part in shlex.split(command)]
     for number in range(max(map(len, choices))):
         words = [choice[min(number, len(choice) - 1)] for choice in choices]
-        assert is_taken(["4" if word == "N" else word for word in words if word]), (
+        stands_for = {"N": "4", "NAME": "postfix" if words[0] == "mta" else "NAME"}
+        assert is_taken([stands_for.get(word, word) for word in words if word]), (
             f"{document}: hubtunnel {' '.join(words)}"
         )
 
