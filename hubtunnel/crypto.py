@@ -145,14 +145,12 @@ def mlkem_decapsulate(seed: bytes, ciphertext: bytes) -> bytes:
 class Aead:
     """AES-256-GCM under one key. Its `repr` shows nothing of the key."""
 
-    __slots__ = ("_aead",)
+    __slots__ = ("_aead", "seal_into")
 
     def __init__(self, key: bytes) -> None:
         self._aead = AESGCM(key)
-
-    def seal_into(self, nonce: bytes, plaintext: Buffer, aad: Buffer, out: memoryview) -> None:
-        """Encrypt into `out`, whose length must be that of the plaintext plus 16."""
-        self._aead.encrypt_into(nonce, plaintext, aad, out)
+        # (nonce, plaintext, aad, out): encrypt into `out`, whose length must be that of the plaintext plus 16.
+        self.seal_into = self._aead.encrypt_into
 
     def open(self, nonce: bytes, ciphertext: Buffer, aad: Buffer) -> bytes:
         """The plaintext; `CryptoError` when the tag is wrong.

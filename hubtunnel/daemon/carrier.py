@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT = 10.0  # seconds that a closing carrier may take to take its last bytes
 FIN_LINGER = 2.0  # seconds between our FIN and our close towards a stranger, so that no unread byte makes it a RST
 DRAIN_PAUSE = 1.0  # a stranger that floods is read one buffer a second
-# `data_to_send` fills up to SEAL_AHEAD while there is something: less than this much was all there was.
-DRAINED = c.SEAL_AHEAD // 2
 # Bytes in the socket's user-space buffer at which no more records are sealed, and at which sealing goes on.
 WRITE_HIGH = c.SEAL_AHEAD - 1
 WRITE_LOW = c.SEAL_AHEAD // 2
@@ -80,11 +78,12 @@ class Connection(asyncio.Protocol):
         if carrier is None or link is None or transport.is_closing():
             return
         core = link.core
-        while transport.get_write_buffer_size() < c.SEAL_AHEAD and core.has_output(carrier):
+        while transport.get_write_buffer_size() < c.SEAL_AHEAD:
             data = core.data_to_send(carrier, now)
-            transport.write(data)
-            if len(data) < DRAINED:
-                break  # fast path: that was all, no need to ask again
+            if data:
+                transport.write(data)
+            if len(data) < c.SEAL_PIECE:
+                break  # that was all
         if self._closing and not core.has_output(carrier):
             transport.close()
 

@@ -88,7 +88,7 @@ class DeliveredRelay(Relay):
         self.stream_id = stream.id
         self.session_id = stream.session.sid
         self._header = header
-        self._waiting: list[bytes] = []
+        self._waiting: list[bytes | memoryview] = []
         self._task: asyncio.Task[None] | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop, target: Target, watch: MtaWatch | None) -> None:
@@ -148,7 +148,7 @@ class DeliveredRelay(Relay):
         if self._peer_ended:
             sockets.half_close(self.transport)
 
-    def stream_data(self, data: bytes) -> None:
+    def stream_data(self, data: bytes | memoryview) -> None:
         """As ever, but for what comes before the MTA took the connection."""
         if self.connecting:
             self._waiting.append(data)

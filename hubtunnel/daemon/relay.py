@@ -117,7 +117,7 @@ class Relay(asyncio.Protocol):
 
     # --- from the stream ------------------------------------------------------------------------------------
 
-    def stream_data(self, data: bytes) -> None:
+    def stream_data(self, data: bytes | memoryview) -> None:
         """The peer's MTA speaks."""
         transport, stream = self.transport, self.stream
         if transport is None or stream is None or transport.is_closing():

@@ -6,6 +6,7 @@ A carrier knows records and keys; it knows neither frames nor streams. When it i
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from hubtunnel.protocol.constants import Record
@@ -60,18 +61,14 @@ class Carrier:
         return self._reader.records if self._reader else 0
 
     @property
-    def epoch_records(self) -> int:
-        """Records of the epoch of now, in the direction that has more."""
-        sent = self._key.counter if self._key else 0
-        received = self._reader.key.counter if self._reader else 0
-        return max(sent, received)
+    def sending(self) -> TrafficKey | None:
+        """The key under which the next record is sealed; its counter and bytes are those of this epoch."""
+        return self._key
 
     @property
-    def epoch_bytes(self) -> int:
-        """Bytes of the epoch of now, in the direction that has more, headers and tags included."""
-        sent = self._key.bytes if self._key else 0
-        received = self._reader.key.bytes if self._reader else 0
-        return max(sent, received)
+    def receiving(self) -> TrafficKey | None:
+        """The same for what comes in."""
+        return self._reader.key if self._reader else None
 
     # --- out ------------------------------------------------------------------------------------------------
 
@@ -170,15 +167,18 @@ class Carrier:
 
     # --- in -------------------------------------------------------------------------------------------------
 
-    def feed(self, data: bytes) -> None:
-        """Bytes of the socket."""
-        if self._reader is not None:
-            self.bytes_in += len(data)
-            self._reader.feed(data)
+    def records(self, data: bytes) -> Iterator[tuple[Record, bytes]]:
+        """Bytes of the socket, as records (type, plaintext with its type byte), until the carrier is closed.
 
-    def next_record(self) -> tuple[Record, bytes] | None:
-        """The next record as (type, plaintext with its type byte). Raises `ProtocolError`: close at once."""
-        return None if self.closed or self._reader is None else self._reader.next()
+        Raises `ProtocolError`: close at once.
+        """
+        reader = self._reader
+        if reader is None:
+            return
+        self.bytes_in += len(data)
+        reader.feed(data)
+        while not self.closed and (record := reader.next()) is not None:
+            yield record
 
     @property
     def switched(self) -> bool:

@@ -27,27 +27,30 @@ class Dispatcher:
 
     def receive(self, plaintext: bytes) -> None:
         """The frames of one DATA record, until one of them ends the session. Raises `ProtocolError`."""
+        session = self._session
+        receive = session.mux.receive
         for kind, stream, payload in self._parser.feed(plaintext):
-            self._frame(kind, stream, payload)
-            if not self._session.up:
+            if stream and session.greeted and kind < c.OPTIONAL_FRAME_FROM:  # fast path: mail
+                receive(kind, stream, payload)
+            else:
+                self._frame(kind, payload)
+            if not session.up:
                 return
 
-    def _frame(self, kind: int, stream: int, payload: bytes) -> None:
+    def _frame(self, kind: int, payload: frames.Payload) -> None:
         session = self._session
         if not session.greeted:
             if kind != Frame.HELLO:
                 raise ProtocolError("a frame before HELLO")  # FR5
-            self._hello(payload)
+            self._hello(bytes(payload))
         elif kind >= c.OPTIONAL_FRAME_FROM:
             return
-        elif stream:
-            session.mux.receive(kind, stream, payload)
         elif kind == Frame.GOAWAY:
-            self._goaway(*frames.decode_goaway(payload))
+            self._goaway(*frames.decode_goaway(bytes(payload)))
         elif kind in (Frame.HELLO, Frame.RECEIPT, Frame.RECEIPT_ACK):
             raise ProtocolError(f"a {Frame(kind).name} frame out of place")  # FR4, FR5
         else:
-            session.cards.receive(kind, payload)
+            session.cards.receive(kind, bytes(payload))
 
     def _hello(self, payload: bytes) -> None:
         """FR6: what the peer cannot do without, we must have."""

@@ -107,7 +107,7 @@ class StreamData:
     """Bytes for the local socket. Give `stream.consumed(len(data))` back once the socket took them."""
 
     stream: Stream
-    data: bytes
+    data: bytes | memoryview
 
 
 @dataclass(slots=True, frozen=True, eq=False)

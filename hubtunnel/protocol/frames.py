@@ -48,7 +48,11 @@ _LENGTHS = {
     Frame.RECEIPT_ACK: (8, 8),
 }
 _KNOWN = frozenset(Frame)
+# Of every frame and record: a plain number compares in a fifth of the time that a member of an enumeration takes.
+DATA, OPEN, CREDIT, END, RESET = (int(kind) for kind in (Frame.DATA, Frame.OPEN, Frame.CREDIT, Frame.END, Frame.RESET))
 _INTERVAL_ASSUMED = round(c.RATCHET_INTERVAL_REFUSED * 1000)  # milliseconds; RT9, where HELLO does not say
+Payload = bytes | memoryview
+_COPY_BELOW = 4096  # bytes: a copy costs less than a view
 _SHOWN_MAX = 64  # characters of a text from outside that are kept for people
 
 
@@ -70,8 +74,10 @@ class FrameParser:
     def __init__(self) -> None:
         self._partial = b""
 
-    def feed(self, plaintext: bytes) -> Iterator[tuple[int, int, bytes]]:
+    def feed(self, plaintext: bytes) -> Iterator[tuple[int, int, Payload]]:
         """Frames of a DATA record's plaintext, whose first byte is the record's type.
+
+        A payload that is most of the record is not copied out of it: whoever keeps it keeps little else.
 
         Raises `ProtocolError` for a frame of a known type with a length or stream that it cannot have (FR3), and for an
         unknown required type (FR2).
@@ -81,14 +87,20 @@ class FrameParser:
             plaintext = self._partial + plaintext[1:]
             at = 0
         end = len(plaintext)
-        while end - at >= c.FRAME_HEADER_LEN:
+        last = end - c.FRAME_HEADER_LEN
+        while at <= last:
             kind, stream, length = _HEADER.unpack_from(plaintext, at)
-            behind = at + c.FRAME_HEADER_LEN + length
+            payload = at + c.FRAME_HEADER_LEN
+            behind = payload + length
             if behind > end:
                 break
-            if kind != Frame.DATA or not stream:
+            if kind != DATA or not stream:
                 check_frame(kind, stream, length)
-            yield kind, stream, plaintext[at + c.FRAME_HEADER_LEN : behind]
+            elif length >= _COPY_BELOW and length * 2 > end:
+                yield kind, stream, memoryview(plaintext)[payload:behind]
+                at = behind
+                continue
+            yield kind, stream, plaintext[payload:behind]
             at = behind
         self._partial = plaintext[at:] if at < end else b""
 

@@ -124,7 +124,7 @@ class Mux:
         """ST8: the plaintext of one DATA record, type byte first: as many whole frames as are ready and fit.
 
         Frames of stream 0 first, then the streams in turn, a quantum each, so that a large mail never stands before
-        another session's reply.
+        another session's reply. A stream that waits alone has the rest of the record: nobody is held up by that.
         """
         parts: list[bytes | memoryview] = [_DATA_TYPE]
         size = 0
@@ -146,7 +146,7 @@ class Mux:
         return b"".join(parts) if size else None
 
     def _turn(self, stream: Stream, parts: list[bytes | memoryview], room: int) -> int:
-        size = stream.emit(parts, room)
+        size = stream.emit(parts, room, c.STREAM_QUANTUM if self._ready else room)
         if stream.closed:
             self._forget(stream)
         elif stream.ready:
@@ -168,30 +168,30 @@ class Mux:
 
     # --- receiving ------------------------------------------------------------------------------------------
 
-    def receive(self, kind: int, number: int, payload: bytes) -> None:
+    def receive(self, kind: int, number: int, payload: frames.Payload) -> None:
         """A frame of a stream. Raises `ProtocolError`, which ends the session."""
-        if kind == Frame.OPEN:
-            self._open_received(number, payload)
+        if kind == frames.OPEN:
+            self._open_received(number, bytes(payload))
             return
         stream = self.streams.get(number)
         if stream is None:
             self._check_was_opened(number)
             return
-        if kind == Frame.DATA:
+        if kind == frames.DATA:
             stream.data_received(len(payload))
             if payload:
                 self._events.append(StreamData(stream, payload))
-        elif kind == Frame.CREDIT:
-            stream.credit_received(frames.decode_u32(payload))
-        elif kind == Frame.END:
+        elif kind == frames.CREDIT:
+            stream.credit_received(frames.decode_u32(bytes(payload)))
+        elif kind == frames.END:
             stream.end_received()
             self._events.append(StreamEnd(stream))
             if stream.closed:
                 self._forget(stream)
-        elif kind == Frame.RESET:
+        elif kind == frames.RESET:
             stream.reset_received()
             self.reset += 1
-            self._events.append(StreamReset(stream, frames.decode_u16(payload)))
+            self._events.append(StreamReset(stream, frames.decode_u16(bytes(payload))))
             self._forget(stream)
 
     def check_last(self, last: int) -> None:

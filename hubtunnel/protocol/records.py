@@ -71,16 +71,22 @@ class TrafficKey:
 
 
 class Reader:
-    """Bytes of a carrier to records (RC4): bounded by one record, checked before the body is waited for."""
+    """Bytes of a carrier to records (RC4): bounded by one record, checked before the body is waited for.
 
-    __slots__ = ("_buffer", "_next_key", "key", "records", "switched")
+    Records are opened where they lie in what was fed; only one that is not yet whole is copied. Call `next` until it
+    gives None before `data` is used for something else.
+    """
+
+    __slots__ = ("_at", "_data", "_next_key", "_partial", "key", "records", "switched")
 
     def __init__(self, key: TrafficKey) -> None:
         self.key = key
         self.records = 0
         self.switched = False  # whether the last record was the first one of the next epoch
         self._next_key: TrafficKey | None = None
-        self._buffer = bytearray()
+        self._data: bytes = b""
+        self._at = 0  # up to where `_data` was read
+        self._partial = bytearray()  # the beginning of a record, header included
 
     def expect_epoch(self, key: TrafficKey) -> None:
         """RT6: accept the next epoch from the first record on that is marked with it and authenticates."""
@@ -93,31 +99,73 @@ class Reader:
 
     def feed(self, data: bytes) -> None:
         """Add bytes of the carrier."""
-        self._buffer += data
+        if self._at < len(self._data):
+            data = self._data[self._at :] + data
+        self._data = data
+        self._at = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait: after `next` gave None, of a record that is not yet whole."""
+        return len(self._partial) + len(self._data) - self._at
 
     def next(self) -> tuple[Record, bytes] | None:
         """The next whole record as (type, plaintext *with* its type byte), or None.
 
         Raises `ProtocolError` for everything that must end the carrier at once.
         """
-        buffer = self._buffer
-        if len(buffer) < c.RECORD_HEADER_LEN:
+        data, at = self._data, self._at
+        if self._partial or len(data) - at < c.RECORD_HEADER_LEN:
+            return self._next_of_partial() if data else None
+        epoch, length = _HEADER.unpack_from(data, at)
+        body = at + c.RECORD_HEADER_LEN
+        end = body + length
+        if length < c.RECORD_BODY_MIN or end > len(data):
+            return self._next_of_partial()
+        key = self.key if epoch == self.key.epoch else self._check_epoch(epoch)
+        if end == len(data):
+            self._all_read()
+        else:
+            self._at = end
+        with memoryview(data) as view, view[body:end] as sealed:
+            return self._opened(key, data[at:body], sealed)
+
+    def _next_of_partial(self) -> tuple[Record, bytes] | None:
+        """As `next`, for a record that came in pieces, or is still coming."""
+        partial = self._partial
+        self._fill(c.RECORD_HEADER_LEN)
+        if len(partial) < c.RECORD_HEADER_LEN:
+            self._all_read()
             return None
-        epoch, length = _HEADER.unpack_from(buffer)
+        epoch, length = _HEADER.unpack_from(partial)
         if length < c.RECORD_BODY_MIN:
             raise ProtocolError(f"record of length {length}", "bad_record")
-        end = c.RECORD_HEADER_LEN + length
-        if len(buffer) < end:
-            self._check_epoch(epoch)
-            return None
         key = self._check_epoch(epoch)
-        header = bytes(buffer[: c.RECORD_HEADER_LEN])
+        self._fill(c.RECORD_HEADER_LEN + length)
+        if len(partial) < c.RECORD_HEADER_LEN + length:
+            self._all_read()
+            return None
+        self._partial = bytearray()
+        with memoryview(partial) as view, view[c.RECORD_HEADER_LEN :] as sealed:
+            return self._opened(key, bytes(view[: c.RECORD_HEADER_LEN]), sealed)
+
+    def _fill(self, size: int) -> None:
+        """Move bytes to the record that is not whole until it has `size`, as far as there are any."""
+        end = min(self._at + size - len(self._partial), len(self._data))
+        if end > self._at:
+            self._partial += memoryview(self._data)[self._at : end]
+            self._at = end
+
+    def _all_read(self) -> None:
+        """Let go of what was fed."""
+        self._data = b""
+        self._at = 0
+
+    def _opened(self, key: TrafficKey, header: bytes, sealed: memoryview) -> tuple[Record, bytes]:
         try:
-            with memoryview(buffer) as view, view[c.RECORD_HEADER_LEN : end] as body:
-                plaintext = key.open(header, body)
+            plaintext = key.open(header, sealed)
         except CryptoError:
             raise ProtocolError("record does not authenticate", "bad_record") from None
-        del buffer[:end]
         # RT6: only now, after the AEAD accepted it, the old epoch ends.
         self.switched = key is not self.key
         if self.switched:

@@ -33,6 +33,7 @@ from hubtunnel.protocol.events import (
 )
 from hubtunnel.protocol.handshake import Established
 from hubtunnel.protocol.mux import Mux
+from hubtunnel.protocol.records import TrafficKey
 from hubtunnel.protocol.stepping import Stepper
 from hubtunnel.protocol.wire import RESUME, RESUMED, START, STARTED, u64
 
@@ -49,6 +50,9 @@ class Phase(Enum):
 
 
 _MEASURE_EVERY = 1.0  # seconds between looks at the round trip while windows are given back
+# A module's name is found in a fraction of the time that an enumeration's member takes.
+_DATA, _UP = Record.DATA, Phase.UP
+_FIRST_RECORDS = frozenset((Record.START, Record.STARTED, Record.RESUME, Record.RESUMED))
 _RATCHET_RECORDS = frozenset((Record.RK1, Record.RK2, Record.RK3))
 
 
@@ -295,12 +299,14 @@ class Session:
             self._stepper.ratchet.confirmed()  # RS9
         if carrier.switched:
             self._stepper.turned(now)
-        if kind in (Record.START, Record.STARTED, Record.RESUME, Record.RESUMED):
+        if kind is _DATA and self.phase is _UP:  # fast path: mail
+            self._data(plaintext, now)
+        elif kind in _FIRST_RECORDS:
             raise ProtocolError(f"{kind.name} on a session that runs", "bad_record")
-        if kind is Record.CLOSE:
+        elif kind is Record.CLOSE:
             self._close_received(carrier, plaintext[1], int.from_bytes(plaintext[2:], "big"), now)
         elif self.phase is not Phase.CLOSING:
-            if kind is Record.DATA:
+            if kind is _DATA:
                 self._data(plaintext, now)
             elif kind in _RATCHET_RECORDS:
                 if self._stepper.record(carrier, kind, plaintext[1:], now):
@@ -309,7 +315,7 @@ class Session:
                 self._control_record(carrier, kind, plaintext[1:], now)
         elif kind in _RATCHET_RECORDS:
             self._stepper.record_while_closing(carrier, kind, plaintext[1:], now)
-        self._check_epoch(carrier, now)
+        self._check_epoch(carrier.receiving, now)
 
     def _first_answer(self, carrier: Carrier, kind: Record, data: bytes, now: float) -> None:
         """RS3: STARTED after START, RESUMED after RESUME, nothing else."""
@@ -414,34 +420,37 @@ class Session:
         self._clock.ask_ratchet(now)
         return True
 
-    def _check_epoch(self, carrier: Carrier, now: float) -> None:
-        """RT4, RT10: limits in records and bytes."""
-        if self._clock.on_traffic(carrier.epoch_records, carrier.epoch_bytes, now) is Due.EPOCH_OVER:
+    def _check_epoch(self, key: TrafficKey | None, now: float) -> None:
+        """RT4, RT10: limits in records and bytes of one direction, which has just carried something."""
+        if key is not None and self._clock.on_traffic(key.counter, key.bytes, now) is not None:
             self.drop_carrier(*CARRIER_ENDS[Due.EPOCH_OVER], now, fault=True)
 
     # --- DATA out -------------------------------------------------------------------------------------------
 
     def fill(self, carrier: Carrier, out: list[bytes | bytearray], size: int, now: float) -> int:
-        """BS5, BS6, RC7: seal DATA behind the `size` bytes in `out`, as far ahead of the socket as is allowed."""
-        if carrier is not self.carrier:
+        """BS5, BS6, RC7: seal DATA behind the `size` bytes in `out`, up to a piece that is worth a write."""
+        if carrier is not self.carrier or not self.has_data:
             return 0
         send, mux = self._send, self._mux
         mux.now = now
         added = 0
-        while self.has_data and size + added < c.SEAL_AHEAD:
+        window = self._window()
+        while size + added < c.SEAL_PIECE:
             if send.pending:
                 chunk = send.again()
-            else:
+            elif mux.has_output and send.end - send.base < window:
                 chunk = mux.next_record()
                 if chunk is not None:
                     send.keep(chunk)
+            else:
+                break
             if chunk is None:
                 break
             added += carrier.seal(chunk, out)
-            self._clock.on_data(now)
         if added:
+            self._clock.on_data(now)
             self._finish_if_drained(now)
-            self._check_epoch(carrier, now)
+            self._check_epoch(carrier.sending, now)
         return added
 
     def _window(self) -> int:

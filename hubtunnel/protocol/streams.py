@@ -60,6 +60,9 @@ TRANSITIONS: dict[tuple[State, Input], State] = {
     (State.REMOTE_ENDED, Input.END): State.CLOSED,
     (State.REMOTE_ENDED, Input.RESET): State.CLOSED,
 }
+# The same for mail that flows: looked up for every frame.
+_TAKES_DATA = tuple(state for state in State if TRANSITIONS.get((state, Input.DATA_RECEIVED)) is state)
+_TAKES_WRITE = tuple(state for state in State if TRANSITIONS.get((state, Input.WRITE)) is state)
 
 
 class Stream:
@@ -127,7 +130,7 @@ class Stream:
 
     def write(self, data: bytes) -> bool:
         """Queue bytes for the peer. False: read no more from the local socket until `StreamWritable`."""
-        if (self.state, Input.WRITE) not in TRANSITIONS or self._end_queued:
+        if self._end_queued or self.state not in _TAKES_WRITE:
             return True
         if data:
             self._chunks.append(data)
@@ -175,7 +178,8 @@ class Stream:
 
     def data_received(self, n: int) -> None:
         """ST9: payload bytes came; within credit, or the session ends."""
-        self._step(Input.DATA_RECEIVED)
+        if self.state not in _TAKES_DATA:
+            self._step(Input.DATA_RECEIVED)  # which raises
         if n > self.receive_credit:
             raise ProtocolError(f"stream {self.id}: {n} bytes with a credit of {self.receive_credit}")
         self.receive_credit -= n
@@ -213,8 +217,8 @@ class Stream:
             or (self._end_queued and not self._chunks)
         )
 
-    def emit(self, parts: list[bytes | memoryview], room: int) -> int:
-        """One turn: add frames of this stream to `parts`, at most a quantum and at most `room` bytes.
+    def emit(self, parts: list[bytes | memoryview], room: int, quantum: int) -> int:
+        """One turn: add frames of this stream to `parts`, at most `quantum` bytes of data and at most `room` bytes.
 
         `room` must be at least `mux.TURN_MIN`. Returns the bytes added.
         """
@@ -228,7 +232,7 @@ class Stream:
             size += c.FRAME_HEADER_LEN + 4
             self.credit_due = 0
         if self._chunks and self.send_credit > 0:
-            size += self._emit_data(parts, room - size - c.FRAME_HEADER_LEN)
+            size += self._emit_data(parts, min(quantum, room - size - c.FRAME_HEADER_LEN))
         if self._end_queued and not self._chunks and room - size >= c.FRAME_HEADER_LEN:
             parts.append(frames.encode(Frame.END, self.id))
             size += c.FRAME_HEADER_LEN
@@ -236,8 +240,8 @@ class Stream:
             self._step(Input.END)
         return size
 
-    def _emit_data(self, parts: list[bytes | memoryview], room: int) -> int:
-        take = min(self.queued, self.send_credit, c.STREAM_QUANTUM, room)
+    def _emit_data(self, parts: list[bytes | memoryview], most: int) -> int:
+        take = min(self.queued, self.send_credit, most)
         if take <= 0:
             return 0
         parts.append(frames.header(Frame.DATA, self.id, take))

@@ -55,7 +55,7 @@ def check_bounds(link: Link) -> None:
     assert len(link._dials) <= c.BOOTS_REMEMBERED
     for carrier in link.carriers:
         if carrier._reader is not None:
-            assert len(carrier._reader._buffer) < c.RECORD_HEADER_LEN + c.RECORD_BODY_MAX
+            assert carrier._reader.held < c.RECORD_HEADER_LEN + c.RECORD_BODY_MAX
         assert len(carrier._control) <= 16
         assert len(carrier._asked) <= 16
     for session in link.sessions:

@@ -403,8 +403,10 @@ def test_ST11_windows_grow_on_a_way_that_became_longer() -> None:
         while stream.write(bytes(65536)):
             pass
         for hub, own, other in ((near, "A", "B"), (far, "B", "A")):
-            if data := hub.link.data_to_send(carriers[own], now):
+            ahead = 0
+            while ahead < c.SEAL_AHEAD and (data := hub.link.data_to_send(carriers[own], now)):
                 under_way.append((now + ONE_WAY, other, bytes(data)))
+                ahead += len(data)
         now = under_way[0][0] if under_way else now + 0.01
         for hub in (near, far):
             hub.link.handle_deadline(now)

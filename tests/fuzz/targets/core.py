@@ -157,7 +157,8 @@ class Play:
         try:
             self.said[line] = [*self.said[line], *line.take()][-8:]
         except ProtocolError:
-            line.reader._buffer.clear()
+            line.reader._partial.clear()
+            line.reader._all_read()
         return self.said[line]
 
     def record(self) -> bytes:
@@ -181,7 +182,7 @@ class Play:
         record = bytearray(line.key.seal(record))
         place = self.choices.below(len(record))
         record[place] ^= 1 << self.choices.below(8)
-        whole = line.carrier._reader is not None and not line.carrier._reader._buffer
+        whole = line.carrier._reader is not None and not line.carrier._reader.held
         self.unauthenticated(line, bytes(record))
         # A record that is longer now is waited for; so is what stands behind bytes that look like a long record.
         assert line.dropped or not whole or place in (1, 2)

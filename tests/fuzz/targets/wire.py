@@ -33,7 +33,7 @@ def records(data: bytes) -> None:
                 reader.feed(piece)
                 while (record := reader.next()) is not None:
                     opened.append(record[1])
-                assert len(reader._buffer) < c.RECORD_HEADER_LEN + c.RECORD_BODY_MAX
+                assert reader.held < c.RECORD_HEADER_LEN + c.RECORD_BODY_MAX
     except ProtocolError as error:
         require(error.code == "bad_record", error.code)
     assert opened == sealed[: len(opened)]
