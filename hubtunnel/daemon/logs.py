@@ -80,7 +80,11 @@ def _plain(value: object) -> str:
         return f"{value:.3f}".rstrip("0").rstrip(".")
     if kind is bool:
         return "yes" if value else "no"
-    text = str(value)
+    return _plain_text(str(value))
+
+
+@functools.lru_cache(maxsize=512)  # peers, sessions, directions and ends of streams come again and again
+def _plain_text(text: str) -> str:
     if len(text) <= _VALUE_MAX and _PLAIN.fullmatch(text):
         return text
     return json.dumps(text[:_VALUE_MAX])
