@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from hubtunnel.mta import courier, exim, opensmtpd, postfix, qmail, sendmail
+from hubtunnel.mta import courier, exim, flush, opensmtpd, postfix, qmail, sendmail
 from hubtunnel.mta.plan import Plan
 from hubtunnel.mta.recipe import Recipe
 
@@ -21,4 +22,5 @@ NAMES = tuple(_RECIPES)
 
 def recipe(mta: str, plan: Plan) -> Recipe:
     """The recipe for one of `NAMES`. Raises `UsageError` where the plan asks for what that mail server cannot do."""
-    return _RECIPES[mta](plan)
+    made = _RECIPES[mta](plan)
+    return replace(made, files=(*made.files, *flush.files(mta)), steps=made.steps + flush.STEPS)

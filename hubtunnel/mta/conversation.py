@@ -12,6 +12,9 @@ from hubtunnel.daemon import proxy
 from hubtunnel.errors import HubtunnelError
 
 TIMEOUT = 40.0  # seconds for each reply: some servers let clients wait that made mistakes
+SMTP_PORT = 25
+# Somebody else's, and sure to exist, so that a server cannot refuse it for not existing (RFC 2606).
+FOREIGN = "example.com"
 _SHOWN = 160  # characters of a reply that are quoted; of our own 421, which is the reason itself, all
 
 

@@ -6,7 +6,6 @@ Every proof is a conversation that ends before a message: nothing is sent, nothi
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,15 +17,13 @@ from hubtunnel.daemon import probe, proxy
 from hubtunnel.daemon.cures import cure_of
 from hubtunnel.daemon.reasons import system_text
 from hubtunnel.mta import inspection
-from hubtunnel.mta.conversation import Conversation, ConversationError, Door, conversation
+from hubtunnel.mta.clear import refused_in_clear
+from hubtunnel.mta.conversation import FOREIGN, SMTP_PORT, Conversation, ConversationError, Door, conversation
 from hubtunnel.mta.findings import Finding, noted, proved, unknown, wrong
 from hubtunnel.mta.inspection import InspectionError
 
 AT_ONCE = 8  # conversations at the same time
 PEERS_MAX = 2000  # beyond that a look at each would not end
-SMTP_PORT = 25
-# Somebody else's, and sure to exist, so that a server cannot refuse it for not existing (RFC 2606).
-FOREIGN = "example.com"
 
 _LOOPS = "mail for this peer would go in a circle: correct `endpoints` in its file, or `[deliver] address` there"
 
@@ -44,7 +41,7 @@ def examine(config: Config, status: Mapping[str, Any] | None, mta: str | None) -
         *(partial(_inlet, _inlet_door(deliver, served, addresses)) for deliver, served in _inlets(config)),
         *(partial(_through, peer, own) for peer in peers),
         *(partial(_way, peer, domain, mta) for peer in peers for domain in peer.domains),
-        partial(_in_clear, peers, config),
+        partial(refused_in_clear, peers, config),
     ]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         found = [finding for findings in pool.map(lambda job: list(job()), jobs) for finding in findings]
@@ -254,74 +251,3 @@ def _way(peer: Peer, domain: str, mta: str | None) -> Iterator[Finding]:
             yield wrong(check, domain, f"mail for {domain} may go to {', '.join(around)} instead of {wanted}", cure)
         else:
             yield proved(check, domain, f"{mta} sends it to {wanted} ({peer.name}) alone")
-
-
-def _in_clear(peers: list[Peer], config: Config) -> Iterator[Finding]:
-    """On port 25, from an address that is not loopback, mail in a peer's name has to be refused."""
-    domains = [domain for peer in peers for domain in peer.domains]
-    if not domains:
-        return
-    addresses = [address for address in _own_addresses(config) if _open(address)]
-    if not addresses:
-        yield proved("refused in clear", "port 25", "nothing listens on port 25 of this host's own addresses")
-        return
-    address, recipient = addresses[0], f"postmaster@{config.name}"
-
-    def asked(domain: str, recipient: str = recipient) -> tuple[int, str] | ConversationError:
-        try:
-            with conversation(Door(address, SMTP_PORT, source=address)) as session:
-                return session.asked(f"postmaster@{domain}", recipient)
-        except ConversationError as exc:
-            return exc
-
-    relayed = asked(FOREIGN, f"somebody@{FOREIGN}")
-    if not isinstance(relayed, ConversationError) and relayed[0] // 100 == 2:
-        # OpenSMTPD and sendmail take their host's own address for local, and then no rule for others applies.
-        text = f"the mail server trusts {address}, this host's own, so that from here nothing can be seen of it"
-        cure = "from another host, MAIL FROM a peer's domain at port 25 has to be refused"
-        yield unknown("refused in clear", "port 25", text, cure)
-        return
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        control, *replies = pool.map(asked, (FOREIGN, *domains))
-    for domain, reply in zip(domains, replies, strict=True):
-        yield _judged(domain, f"[{address}]:25", reply, control)
-
-
-def _judged(
-    domain: str, where: str, reply: tuple[int, str] | ConversationError, control: tuple[int, str] | ConversationError
-) -> Finding:
-    """`control` is the reply to mail from elsewhere, without which a refusal shows nothing."""
-    if isinstance(reply, ConversationError):
-        return unknown("refused in clear", domain, f"{where}: {reply}")
-    code, text = reply
-    if code // 100 == 2:
-        cure = "whoever stands between can send as the peer: `hubtunnel mta NAME` prints the rule that refuses it"
-        return wrong("refused in clear", domain, f"{where} takes mail from {domain}: {code} {text}", cure)
-    if code // 100 == 5 and not isinstance(control, ConversationError) and control[0] // 100 == 2:
-        return proved("refused in clear", domain, f"{where}: {code} {text}; from elsewhere mail is taken")
-    said = str(control) if isinstance(control, ConversationError) else f"{control[0]} {control[1]}"
-    return unknown("refused in clear", domain, f"{where}: {code} {text}; but from {FOREIGN} it is no better: {said}")
-
-
-def _own_addresses(config: Config) -> Iterator[str]:
-    """Addresses of this host that are not loopback, as the kernel would choose them towards each peer and the world."""
-    seen = set()
-    towards = [endpoint for peer in config.peers for endpoint in peer.endpoints]
-    listened = [address.host for address in config.listen if address.ip and not address.ip.is_unspecified]
-    for host in [*listened, *(e.host for e in towards), "192.0.2.1", "2001:db8::1"]:
-        with suppress(OSError):
-            family, kind, proto, _, name = socket.getaddrinfo(host, 9, type=socket.SOCK_DGRAM)[0]
-            with socket.socket(family, kind, proto) as sock:
-                sock.connect(name)  # of a datagram socket: no packet is sent
-                own = sock.getsockname()[0]
-            if own not in seen and not proxy.misleads(own):
-                seen.add(own)
-                yield own
-
-
-def _open(address: str) -> bool:
-    try:
-        socket.create_connection((address, SMTP_PORT), timeout=5.0, source_address=(address, 0)).close()
-    except OSError:
-        return False
-    return True

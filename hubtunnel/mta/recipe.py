@@ -9,7 +9,6 @@ from pathlib import Path
 from hubtunnel.errors import UsageError
 
 STEPS = "steps.sh"
-_MODES = {True: 0o755, False: 0o644}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +53,7 @@ class Recipe:
             path = target / file.name
             beside = path.with_name(f".{file.name}.new")
             beside.write_text(file.text, encoding="ascii")
-            beside.chmod(_MODES[file.name == STEPS])
+            beside.chmod(0o755 if file.text.startswith("#!") else 0o644)
             beside.replace(path)
             written.append(path)
         return written

@@ -56,6 +56,7 @@ if [ -d /run/systemd/system ]; then
 else
     echo 'now restart sendmail'
 fi
+cd "$here"
 """
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from hubtunnel import cli
 from hubtunnel.daemon.control import request
+from hubtunnel.mta import flush
 from tests.e2e.hubs import ROOT
 from tests.e2e.namespaces import Namespace, switched_namespaces
 from tests.e2e.processes import Child, run, wait_until
@@ -111,6 +112,16 @@ class Site:
     def queue_empty(self) -> bool:
         listing, nothing = self.queue(), self.server.empty
         return nothing in listing if nothing else not listing.strip()
+
+    def flush_by_hook(self) -> None:
+        """Have the program that the recipe's steps have installed run whenever a peer comes back.
+
+        In place of systemd, which would run it inside the machine for the daemon's hook to touch a file.
+        """
+        argv = shlex.join(self.machine.argv([flush.INSTALLED]))
+        text = self.config.read_text()
+        self.config.write_text(text.replace("[hooks]\n", f"[hooks]\non_up = '/usr/bin/env {argv}'\n"))
+        self.hubtunnel("reload")
 
     def flush(self) -> None:
         self.machine.sh(self.server.flush)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import quopri
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from hubtunnel.daemon.hooks import SETTLE
 from tests.e2e.letters import Letter, make_letter
 from tests.e2e.processes import wait_until
 from tests.e2e.smtp_client import SmtpClient
@@ -111,35 +114,73 @@ def provoke_a_bounce(here: Site, there: Site, *, lab: Laboratory, deadline: floa
     wait_until(here.queue_empty, f"an empty queue at {here.name}", detail=lab.explain, deadline=deadline)
 
 
-def outage(here: Site, there: Site, *, lab: Laboratory) -> None:
-    """The peer `there` goes down: the reason stands where the sender's postmaster looks, no other peer's mail waits,
-    nothing bounces, and once the peer is back a flush, as a hook does it, brings all of it within seconds."""
-    other = next(site for site in lab.sites if site.name in here.peers and site is not there)
+@dataclass(frozen=True)
+class Outage:
+    """What an outage of a peer looked like from one sender. Times in seconds."""
+
+    down: float
+    """From when the sender's daemon had noticed until it had a session again."""
+    letters: int
+    """For the peer that was down, all of which arrived."""
+    back: float
+    """From the new session until the last of them was there."""
+    others_slowest: float
+    """Of letters to another peer meanwhile, from submission to mailbox."""
+    reason: str
+    """What the sender's postmaster read."""
+
+
+def outage(
+    here: Site, there: Site, other: Site, *, lab: Laboratory, stop: Callable[[], None], start: Callable[[], None],
+    seconds: float = SETTLE + 1, every: float = 30.0,
+) -> Outage:  # fmt: skip
+    """The peer `there` goes down: the reason stands where the sender's postmaster looks, mail to `other` does not wait,
+    nothing bounces, and once the peer is back the hook has all of it there, whatever the sender's own clock says.
+
+    `stop` and `start` are for its daemon; while it is down mail is sent every so many seconds.
+    """
     before = len(bounces(here))
     reason = f"421 4.4.1 hubtunnel: {there.name}: ref"  # used: is more than sendmail's listing has room for
-    there.stop_daemon()
+    waiting: list[Letter] = []
+    slowest = 0.0
+    stop()
     try:
         wait_until(lambda: here.peer_state(there) != "up", "the peer to be noticed as gone")
-        those = [_named(letter, f"down.{letter.id}") for letter in letters(here, there, 2)]
-        between = [_named(letter, f"other.{letter.id}") for letter in letters(here, other, 1)]
-        submit(here, [*those, *between])
-        wait_for(other, between, lab=lab, deadline=20)
-        here.flush()  # under load sendmail tries nothing before its next queue run
-        wait_until(
-            lambda: reason in " ".join(here.where_reasons_stand().split()),
-            f"the reason at {here.name}",
-            deadline=30,
-            detail=here.explain,
-        )
+        began = time.monotonic()
+        for number in itertools.count():
+            those = [_named(letter, f"down{number}.{letter.id}") for letter in letters(here, there, 2)]
+            between = [_named(letter, f"other{number}.{letter.id}") for letter in letters(here, other, 1)]
+            submit(here, [*those, *between])
+            waiting += those
+            submitted = time.monotonic()
+            wait_for(other, between, lab=lab, deadline=30)
+            slowest = max(slowest, time.monotonic() - submitted)
+            if number == 0:
+                here.flush()  # under load sendmail tries nothing before its next queue run
+                said = wait_until(
+                    lambda: _line_with(reason, here.where_reasons_stand()), f"the reason at {here.name}", deadline=30,
+                    detail=here.explain,
+                )  # fmt: skip
+            left = began + seconds - time.monotonic()
+            if left <= 0:
+                break
+            time.sleep(min(left, every))  # an outage is time that passes
     finally:
-        there.start_daemon()
-        there.wait_until_up()
-    wait_until(lambda: here.peer_state(there) == "up", "the peer to be back", deadline=30)
-    names = {letter.id for letter in those}
-    flush_until(here, lambda: names <= {name for name, _ in arrived(there)}, lab=lab)
-    assert arrived(there) & expected(those) == expected(those)
+        start()
+    wait_until(lambda: here.peer_state(there) == "up", "the peer to be back", deadline=60, detail=here.explain)
+    up = time.monotonic()
+    wait_for(there, waiting, lab=lab, deadline=60)
+    back = time.monotonic() - up
+    assert arrived(there) & expected(waiting) == expected(waiting)
     wait_until(here.queue_empty, f"an empty queue at {here.name}", detail=lab.explain)
     assert len(bounces(here)) == before
+    return Outage(round(up - began, 1), len(waiting), round(back, 1), round(slowest, 1), said)
+
+
+def _line_with(reason: str, text: str) -> str:
+    """The reason as far as that mail server shows it, folded as it may be; nothing where it is not there."""
+    found = re.search(re.escape(reason) + r"[^)?]*", " ".join(text.split()))
+    return found[0] if found else ""
 
 
 def flush_until(site: Site, done: Callable[[], object], *, lab: Laboratory) -> None:

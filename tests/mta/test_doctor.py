@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.processes import run
 from tests.mta import servers
 from tests.mta.lab import Laboratory, Site
 
@@ -142,3 +143,30 @@ def test_a_second_way_is_found(ring: Laboratory) -> None:
     behind = next(each["text"] for each in found if "[198.51.100.1]:25" in each["text"])
     assert "smtp_fallback_relay [198.51.100.1]:587" in behind
     assert len(found) == len(site.peers), "the fallback relay concerns all of them"
+
+
+def test_every_address_is_looked_at(ring: Laboratory) -> None:
+    """A second address with a listener of its own that has no such rule: the first one's refusal shows nothing."""
+    site = ring.site("postfix")
+    first, second = site.namespace.address, "198.51.100.200"
+    services = (f"127.0.0.1:smtp inet n - y - - smtpd\n{first}:smtp inet n - y - - smtpd\n"
+                f"{second}:smtp inet n - y - - smtpd\n")  # fmt: skip
+    run("ip", "-n", site.namespace.name, "address", "add", f"{second}/32", "dev", "lo")
+    master = site.machine.path("/etc/postfix/master.cf")
+    before = master.read_text()
+    stock = next(line for line in before.splitlines(keepends=True) if line.startswith("smtp "))
+    try:
+        master.write_text(before.replace(stock, services))
+        site.restart_server()
+        clear = [each for each in site.doctor() if each["check"] == "refused in clear"]
+        assert {each["verdict"] for each in clear} == {"proved"}  # the control: both have the rule
+        assert all("and so at 1 more of this host's addresses" in each["text"] for each in clear)
+        site.machine.run("postconf", "-P", f"{second}:smtp/inet/smtpd_sender_restrictions=")
+        site.machine.run("postfix", "reload")
+        wrong = _wrong(site.doctor(), "refused in clear")
+        assert {each["about"] for each in wrong} == set(site.peers)
+        assert all(f"[{second}]:25 takes mail from" in each["text"] for each in wrong)
+    finally:
+        master.write_text(before)
+        run("ip", "-n", site.namespace.name, "address", "del", f"{second}/32", "dev", "lo")
+        site.restart_server()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hubtunnel.config import Address, Config, Deliver, IpAddress, Peer
 from hubtunnel.config.values import HostName, LocalAddress, Pin
 from hubtunnel.errors import UsageError
-from hubtunnel.mta import NAMES, File, Recipe, make_plan, recipe
+from hubtunnel.mta import NAMES, File, Recipe, flush, make_plan, recipe
 from hubtunnel.mta.plan import quotable
 
 INLET = Deliver(address=Address("127.0.0.1", 26), source=IpAddress("127.0.0.25"))
@@ -161,6 +161,21 @@ def test_written_files_are_those_printed(mta: str, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "steps.sh").stat().st_mode & 0o111
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(path.name for path in written)
     assert made.write(tmp_path / "out") == written  # again, when peers have changed
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze: apt-get install systemd")
+def test_the_units_that_flush_have_no_mistakes(tmp_path: Path) -> None:
+    _recipe("postfix", _hub(_peer(2))).write(tmp_path)
+    units = [tmp_path / f"{flush.PROGRAM}.{kind}" for kind in ("path", "service")]
+    units[1].write_text(units[1].read_text().replace(flush.INSTALLED, "/bin/true"))
+
+    def mistakes() -> str:
+        command = ["systemd-analyze", "verify", "--man=no", *map(str, units)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stderr
+
+    assert mistakes() == ""
+    units[0].write_text(units[0].read_text().replace("PathExists", "PathExits"))  # the control
+    assert "PathExits" in mistakes()
 
 
 @pytest.mark.skipif(shutil.which("postconf") is None, reason="needs postconf: apt-get install postfix")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from hubtunnel.mta import flush
 from tests.e2e.carriers import CARRIER_PORT
 from tests.e2e.hubs import ROOT, Hub
 from tests.e2e.lab import TUNNEL, Laboratory, laboratory
@@ -237,6 +238,58 @@ def test_the_daemon_cannot_what_the_unit_forbids(tunnel: Tunnel) -> None:
     machine.run("systemctl", "start", "tries.service", check=False)
     said = re.findall(r": (could(?: not)? .*)$", machine.journal("tries.service"), flags=re.M)
     assert said == [f"could not {name}" for name in tries] + [f"could {name}" for name in allowed]
+
+
+def test_the_users_of_a_listener_are_known_under_the_restrictions(tunnel: Tunnel) -> None:
+    machine = tunnel.machine
+    file = machine.path("/etc/hubtunnel/peers.d/mx.b.example.toml")
+    before = file.read_text()
+
+    def greeting(user: str) -> str:
+        connect = f"exec 3<>/dev/tcp/{TUNNEL[0]}/{TUNNEL[1]}; head -n 1 <&3"
+        return machine.run("setpriv", f"--reuid={user}", "--regid=nogroup", "--clear-groups", "bash", "-c", connect)
+
+    file.write_text(f'listen_users = ["daemon"]\n{before}')
+    try:
+        machine.systemctl("reload", UNIT)
+        assert greeting("daemon").startswith("220 ")
+        assert greeting("bin").startswith("421 4.4.1 hubtunnel: mx.b.example: user: connections of uid 2 are not taken")
+    finally:
+        file.write_text(before)
+        machine.systemctl("reload", UNIT)
+    assert greeting("bin").startswith("220 ")
+
+
+def test_a_hook_has_root_flush_the_queue(tunnel: Tunnel) -> None:
+    """The units that `hubtunnel mta` makes, and the hook that docs/MTA.md has; the queue is another test's."""
+    machine = tunnel.machine
+    machine.run("hubtunnel", "mta", "postfix", "--write", "/opt/recipe")
+    program = machine.path(f"/opt/recipe/{flush.PROGRAM}")
+    text = program.read_text()
+    assert "\npostqueue -f\n" in text
+    program.write_text(text.replace("postqueue -f", "id -u >>/opt/flushed"))
+    machine.run("sh", "-euc", f"cd /opt/recipe\n{flush.STEPS}")
+    flushed = machine.path("/opt/flushed")
+    file = machine.path("/etc/hubtunnel/hubtunnel.toml")
+    before = file.read_text()
+    file.write_text(before.replace('# on_up = ""', f'on_up = "{flush.HOOK}"'))
+    try:
+        assert not flushed.exists()
+        machine.systemctl("restart", UNIT)
+        for times in (1, 2):
+            wait_until(
+                lambda times=times: flushed.exists() and flushed.read_text() == "0\n" * times,
+                "root to flush the queue",
+                detail=lambda: machine.journal(UNIT) + machine.journal(f"{flush.PROGRAM}.*"),
+            )
+            if times == 1:  # what it did once it does again
+                machine.run("setpriv", "--reuid=hubtunnel", "--regid=hubtunnel", "--clear-groups", *flush.HOOK.split())
+        assert not machine.path(flush.ASKED).exists()
+    finally:
+        machine.run("systemctl", "disable", "--now", f"{flush.PROGRAM}.path")
+        file.write_text(before)
+        machine.systemctl("restart", UNIT)
+        tunnel.wait_until_up()
 
 
 def test_reload_is_synchronous(tunnel: Tunnel) -> None:
