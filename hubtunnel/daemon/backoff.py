@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from hubtunnel.protocol.constants import BACKOFF_CEILING_AFTER_LOSS, BACKOFF_RESET_AFTER, BACKOFF_RESET_AFTER_LOSS
+from hubtunnel.protocol.constants import (
+    BACKOFF_CEILING_AFTER_LOSS,
+    BACKOFF_RESET_AFTER,
+    BACKOFF_RESET_AFTER_LOSS,
+    RESTART_CEILING,
+    RESTART_EXPECTED,
+)
 
 FIRST_CEILING = 1.0  # seconds; the second dial in a row starts at most this much after the first
 CEILING = 30.0
@@ -21,15 +27,17 @@ class Backoff:
     from the start of a dial means that a carrier that held for a while is replaced at once when it breaks, and that
     one that breaks at birth is not dialled in a loop. The count begins anew after a carrier that was up for
     `BACKOFF_RESET_AFTER` seconds, and after one that was up for `BACKOFF_RESET_AFTER_LOSS` and left a session behind
-    whose streams wait; one that left it sooner lowers the ceiling to `BACKOFF_CEILING_AFTER_LOSS` (LV4).
+    whose streams wait; one that left it sooner lowers the ceiling to `BACKOFF_CEILING_AFTER_LOSS`. While a
+    peer is expected back from a restart that it announced, no ceiling is above `RESTART_CEILING` (LV4).
     """
 
-    __slots__ = ("_dialled_at", "_random", "_up_at", "attempts")
+    __slots__ = ("_dialled_at", "_expected_until", "_random", "_up_at", "attempts")
 
     def __init__(self, random: Callable[[], float]) -> None:
         self._random = random  # uniform in [0, 1)
         self._dialled_at: float | None = None
         self._up_at: float | None = None
+        self._expected_until = float("-inf")
         self.attempts = 0
 
     def ceiling(self) -> float:
@@ -43,7 +51,8 @@ class Backoff:
         """The time of the next dial; draw it once per dial."""
         if self._dialled_at is None:
             return now
-        return max(now, self._dialled_at + self._random() * self.ceiling())
+        ceiling = min(RESTART_CEILING, self.ceiling()) if now < self._expected_until else self.ceiling()
+        return max(now, self._dialled_at + self._random() * ceiling)
 
     def soon(self, now: float) -> float:
         """The time of a dial that somebody waits for: at most `DEMAND_CEILING` after the latest, whatever the count."""
@@ -69,6 +78,10 @@ class Backoff:
             elif waits:
                 self.attempts = min(self.attempts, _ATTEMPTS_AFTER_LOSS)
         self._up_at = None
+
+    def restarts(self, now: float) -> None:
+        """The peer has said that it restarts."""
+        self._expected_until = now + RESTART_EXPECTED
 
     def reset(self) -> None:
         """Something changed that makes a dial promising (the peer dialled us, its endpoints were changed)."""

@@ -80,6 +80,10 @@ class Dialler:
         self._turn = 0
         self._wake.set()
 
+    def peer_restarts(self, now: float) -> None:
+        """The peer has said so: it is expected back soon."""
+        self._backoff.restarts(now)
+
     def carrier_up(self, now: float) -> None:
         """Our dial became a carrier."""
         self._backoff.up(now)

@@ -424,6 +424,8 @@ class PeerLink:
 
     def hear(self, code: int) -> Failure:
         """The peer said why, inside the session."""
+        if code == Code.RESTART:
+            self.dialler.peer_restarts(self.now())
         failure = self._told = reasons.told(code, "", self.services.unix_time())
         self.note_failure(failure)
         return failure

@@ -281,3 +281,5 @@ BOOTS_REMEMBERED = 16
 BACKOFF_RESET_AFTER = 60.0  # a carrier must have been up for so long before back-off starts anew
 BACKOFF_RESET_AFTER_LOSS = 1.0  # the same, where it was lost with a session that waits to go on
 BACKOFF_CEILING_AFTER_LOSS = 2.0  # what one that was lost sooner leaves of the ceiling
+RESTART_EXPECTED = 60.0  # a peer that said that it restarts is expected back within this
+RESTART_CEILING = 4.0  # and while it is, no wait between two dials is longer

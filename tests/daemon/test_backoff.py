@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubtunnel.daemon.backoff import CEILING, Backoff
-from hubtunnel.protocol.constants import BACKOFF_CEILING_AFTER_LOSS, BACKOFF_RESET_AFTER, BACKOFF_RESET_AFTER_LOSS
+from hubtunnel.protocol.constants import (
+    BACKOFF_CEILING_AFTER_LOSS,
+    BACKOFF_RESET_AFTER,
+    BACKOFF_RESET_AFTER_LOSS,
+    RESTART_CEILING,
+    RESTART_EXPECTED,
+)
 
 
 def test_first_dial_is_at_once() -> None:
@@ -99,3 +105,26 @@ def test_a_loss_that_follows_no_success_changes_nothing() -> None:
     backoff.dialling(0.0)
     backoff.down(1000.0, waits=True)
     assert backoff.attempts == 1
+
+
+def test_a_peer_that_said_that_it_restarts_is_waited_for_in_short_steps() -> None:
+    """However many dials came before, and for a minute: then it is away like any other."""
+    backoff = Backoff(lambda: 1.0)
+    for _ in range(10):
+        backoff.dialling(0.0)
+    backoff.restarts(0.0)
+    now, dials = 0.0, []
+    while now < RESTART_EXPECTED:
+        at = backoff.next_dial_at(now)
+        dials.append(at - now)
+        backoff.dialling(at)
+        now = at
+    assert dials == [RESTART_CEILING] * round(RESTART_EXPECTED / RESTART_CEILING)
+    assert backoff.next_dial_at(now) == now + CEILING
+
+
+def test_a_restart_makes_no_wait_longer() -> None:
+    backoff = Backoff(lambda: 1.0)
+    backoff.dialling(0.0)
+    backoff.restarts(0.0)
+    assert backoff.next_dial_at(0.0) == 1.0

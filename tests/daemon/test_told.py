@@ -10,6 +10,7 @@ import pytest
 
 from hubtunnel.daemon import dialler
 from hubtunnel.daemon.hub import Hub
+from hubtunnel.protocol.constants import RESTART_CEILING
 from tests.conftest import RunLoop
 from tests.daemon.hubs import (
     PATIENCE,
@@ -313,6 +314,22 @@ def test_down_then_up_again(run_loop: RunLoop, tmp_path: Path) -> None:
                             await mta.next()
                     await until(lambda: not link(hub_a, "b").core.ready)
                     assert (await told(hub_a)).startswith(("told: restart", "refused: "))
+
+    run_loop(scenario())
+
+
+def test_a_peer_that_said_that_it_restarts_is_dialled_soon(run_loop: RunLoop, tmp_path: Path) -> None:
+    """However long it was dialled in vain before: who cannot be dialled back would be without it for half a minute."""
+
+    async def scenario() -> None:
+        async with Mta() as mta, pair(tmp_path, mta.address) as hubs:
+            near = link(hubs.a, "b")
+            near.dialler._backoff._random = lambda: 0.9999
+            near.dialler._backoff.attempts = 100
+            await hubs.b.end()
+            await until(lambda: near.dialler.phase == "backoff" and near.dialler.failure is not None)
+            assert near.dialler._next_at is not None
+            assert near.dialler._next_at <= near.now() + RESTART_CEILING
 
     run_loop(scenario())
 
