@@ -98,7 +98,6 @@ class Turns:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
         self._gate = (folder / "gate.lock").open("w")
         self._places = (folder / "places.lock").open("w")
 
@@ -117,22 +116,27 @@ class Turns:
 
 
 _turns: list[Turns] = []  # none but in a process of pytest-xdist
+_MEETING = pytest.StashKey[Path]()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a process that is about to start where it meets the others: a folder that outlives them all.
+
+    For the first of them ends while the last one's test still runs, with the locks among its open descriptors.
+    """
+    config: pytest.Config = node.config
+    if _MEETING not in config.stash:
+        config.stash[_MEETING] = folder = Path(tempfile.mkdtemp(prefix="hubtunnel-tests-"))
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    node.workerinput["meeting"] = str(config.stash[_MEETING])
 
 
 @pytest.hookimpl
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Meet the other processes of this run."""
     if hasattr(session.config, "workerinput"):
-        folder = Path(tempfile.gettempdir()) / f"hubtunnel-tests-{session.config.workerinput['testrunuid']}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        _turns.append(Turns(folder))
-
-
-@pytest.hookimpl
-def pytest_sessionfinish() -> None:
-    """Nobody waits any more: a process is told to end when all tests are done."""
-    for turns in _turns:
-        shutil.rmtree(turns.folder, ignore_errors=True)
+        _turns.append(Turns(Path(session.config.workerinput["meeting"])))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

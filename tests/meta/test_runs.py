@@ -172,3 +172,36 @@ def test_a_test_that_wants_to_be_alone_is(tmp_path: Path) -> None:
     ]
     assert met, "the others run side by side"
     assert not [pair for pair in met if any(name.startswith("alone") for name in pair)]
+
+
+ENDS_FIRST = """
+import asyncio, pathlib
+
+BEGUN, ENDED = (pathlib.Path(__file__).parent / name for name in ("begun", "ended"))
+
+async def until(path):
+    while not path.exists():
+        await asyncio.sleep(0.01)
+
+def test_of_the_process_that_ends_first():
+    asyncio.run(until(BEGUN))
+
+def test_of_the_one_that_is_left(run_loop):
+    BEGUN.touch()
+    run_loop(until(ENDED))
+"""
+
+SAYS_WHEN = """
+import pathlib, pytest
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    (session.config.rootpath / "ended").touch()
+"""
+
+
+def test_a_process_that_ends_takes_nothing_from_the_others(tmp_path: Path) -> None:
+    """The locks are open files of each, in which the check for what a test left open must find no change."""
+    (tmp_path / "says_when.py").write_text(SAYS_WHEN)
+    run = run_pytest(tmp_path, ENDS_FIRST, "-n", "2", "--dist", "load", "-p", "says_when", "-k", "first or uvloop")
+    assert "2 passed in" in run.stdout, run.stdout
