@@ -163,6 +163,12 @@ async def up(hub: Hub, who: str) -> None:
     await until(lambda: link(hub, who).core.ready)
 
 
+def drop(hub: Hub, who: str) -> None:
+    """End the session with a peer; the hubs begin another."""
+    link(hub, who).core.close(1, link(hub, who).now())
+    link(hub, who).touch()
+
+
 def free_port() -> int:
     """A port where nobody listens, and which the kernel gives to nobody else as long as the test runs."""
     return RESERVED.reserve()
@@ -184,13 +190,18 @@ async def pair(
     deliver: tuple[str, int],
     *,
     settings: str = "",
+    b_settings: str | None = None,
     times: str = TIMES,
     a_endpoint: Callable[[str], str] = lambda endpoint: endpoint,
     proxy: str = "none",
     extra: str = "",
 ) -> AsyncIterator[Pair]:
-    """Hubs a and b with a session between them. What comes out at either end goes to `deliver`."""
-    a, b = Place(folder / "a", "a").make(settings, times=times), Place(folder / "b", "b").make(settings, times=times)
+    """Hubs a and b with a session between them. What comes out at either end goes to `deliver`.
+
+    `settings` are both hubs', unless b has others.
+    """
+    a = Place(folder / "a", "a").make(settings, times=times)
+    b = Place(folder / "b", "b").make(settings if b_settings is None else b_settings, times=times)
     b.add_peer(a, deliver=deliver, proxy=proxy, extra=extra)
     async with running(b) as hub_b:
         a.add_peer(b, deliver=deliver, endpoints=[a_endpoint(endpoint_of(hub_b))], proxy=proxy, extra=extra)
@@ -259,6 +270,33 @@ async def read_all(reader: asyncio.StreamReader) -> bytes:
 async def read_exactly(reader: asyncio.StreamReader, n: int) -> bytes:
     async with asyncio.timeout(PATIENCE):
         return await reader.readexactly(n)
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A conversation of two mail servers: the end at ours, and the far one at the peer's."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    far_reader: asyncio.StreamReader
+    far_writer: asyncio.StreamWriter
+
+    async def there(self, data: bytes) -> None:
+        """What our mail server says comes out at the peer's."""
+        self.writer.write(data)
+        assert await read_exactly(self.far_reader, len(data)) == data
+
+    async def back(self, data: bytes) -> None:
+        """What the peer's mail server says comes out at ours."""
+        self.far_writer.write(data)
+        assert await read_exactly(self.reader, len(data)) == data
+
+
+@contextlib.asynccontextmanager
+async def talking(hub: Hub, who: str, mta: Mta) -> AsyncIterator[Talk]:
+    """A conversation that `hub`'s mail server begins with that of a peer, which is `mta`."""
+    async with connected(mail_port(hub, who)) as near:
+        yield Talk(*near, *await mta.next())
 
 
 def quiet() -> None:

@@ -14,7 +14,7 @@ import pytest
 from hubtunnel.daemon.relay import LOCAL_HIGH
 from hubtunnel.protocol import constants as c
 from tests.conftest import RunLoop
-from tests.daemon.hubs import Mta, connected, endpoint_of, link, mail_port, pair, read_exactly, until
+from tests.daemon.hubs import Mta, connected, endpoint_of, link, mail_port, pair, talking, until
 from tests.daemon.wire import Wire
 
 MIB = 1 << 20
@@ -87,12 +87,9 @@ def test_local_mta_that_does_not_read(run_loop: RunLoop, tmp_path: Path) -> None
                     assert hub.services.budget.peak <= LIMIT
                 assert resident() - before < 4 * LIMIT
                 # another conversation of the same session is not held up
-                async with connected(mail_port(hubs.a, "b")) as (reader_2, writer_2):
-                    far_reader_2, far_writer_2 = await mta.next()
-                    writer_2.write(b"EHLO\r\n")
-                    assert await read_exactly(far_reader_2, 6) == b"EHLO\r\n"
-                    far_writer_2.write(b"250\r\n")
-                    assert await read_exactly(reader_2, 5) == b"250\r\n"
+                async with talking(hubs.a, "b", mta) as talk:
+                    await talk.there(b"EHLO\r\n")
+                    await talk.back(b"250\r\n")
                 far_writer.transport.resume_reading()
                 _, received = await asyncio.gather(source.end(), digest_of(far_reader))
                 assert received == (source.sent, source.digest.digest())
@@ -144,19 +141,17 @@ def test_peer_that_does_not_read(run_loop: RunLoop, tmp_path: Path) -> None:
 
             async with (
                 pair(tmp_path, mta.address, settings=SETTINGS, a_endpoint=through) as hubs,
-                connected(mail_port(hubs.b, "a")) as (reader, writer),
+                talking(hubs.b, "a", mta) as talk,
             ):
-                far_reader, far_writer = await mta.next()
                 wire.frozen["back"].clear()  # a reads nothing of b any more
-                source = Source(writer)
+                source = Source(talk.writer)
                 await source.stuck()
                 assert hubs.b.services.budget.peak <= LIMIT
                 connection = link(hubs.b, "a").connections[0]
                 assert connection.transport.get_write_buffer_size() <= 2 * c.SEAL_AHEAD + c.RECORD_BODY_MAX
-                far_writer.write(b"354 go on\r\n")
-                assert await read_exactly(reader, 11) == b"354 go on\r\n"
+                await talk.back(b"354 go on\r\n")
                 wire.frozen["back"].set()
-                _, received = await asyncio.gather(source.end(), digest_of(far_reader))
+                _, received = await asyncio.gather(source.end(), digest_of(talk.far_reader))
                 assert received == (source.sent, source.digest.digest())
 
     run_loop(scenario())

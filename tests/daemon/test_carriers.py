@@ -13,7 +13,7 @@ import pytest
 from hubtunnel.daemon import backoff
 from hubtunnel.protocol.session import Session
 from tests.conftest import RunLoop
-from tests.daemon.hubs import TIMES, Mta, Pair, connected, link, mail_port, pair, read_all, read_exactly, until
+from tests.daemon.hubs import TIMES, Mta, Pair, connected, link, mail_port, pair, read_all, read_exactly, talking, until
 from tests.daemon.wire import Mangle, Wire
 
 SIZE = 3 << 20
@@ -127,14 +127,11 @@ def test_carrier_that_is_truncated_is_no_clean_end(
     _at_once(monkeypatch)
 
     async def scenario() -> None:
-        async with wired(tmp_path) as (_, hubs, mta), connected(mail_port(hubs.a, "b")) as (reader, writer):
-            far_reader, far_writer = await mta.next()
-            far_writer.write(b"220\r\n")
-            assert await read_exactly(reader, 5) == b"220\r\n"
+        async with wired(tmp_path) as (_, hubs, mta), talking(hubs.a, "b", mta) as talk:
+            await talk.back(b"220\r\n")
             link(hubs.b, "a").connections[0].transport.write_eof()
             await until(lambda: link(hubs.a, "b").core.sessions[0].resumed == 1)
-            writer.write(b"EHLO\r\n")
-            assert await read_exactly(far_reader, 6) == b"EHLO\r\n"
+            await talk.there(b"EHLO\r\n")
 
     run_loop(scenario())
 

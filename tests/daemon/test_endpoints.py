@@ -29,6 +29,7 @@ from tests.daemon.hubs import (
     read_all,
     read_exactly,
     running,
+    talking,
     until,
     up,
 )
@@ -158,10 +159,8 @@ def test_start_without_dns(run_loop: RunLoop, tmp_path: Path, monkeypatch: pytes
                 assert error is not None
                 assert error.reason.value == "dns"
                 answered.set()
-                async with connected(mail_port(hub_a, "b")) as (reader, _):  # mail makes it dial now
-                    _, far_writer = await mta.next()
-                    far_writer.write(b"220\r\n")
-                    assert await read_exactly(reader, 5) == b"220\r\n"
+                async with talking(hub_a, "b", mta) as talk:  # mail makes it dial now
+                    await talk.back(b"220\r\n")
 
     run_loop(scenario())
 
@@ -313,10 +312,8 @@ def test_mail_that_waits_makes_back_off_shorter(run_loop: RunLoop, tmp_path: Pat
                 near.dialler._next_at = None
                 near.dialler.wake()
                 await until(lambda: near.dialler.phase == "backoff" and (near.dialler._next_at or 0) > near.now() + 20)
-                async with running(b), connected(mail_port(hub_a, "b")) as (reader, _):
-                    _, far_writer = await mta.next()
-                    far_writer.write(b"220\r\n")
-                    assert await read_exactly(reader, 5) == b"220\r\n"
+                async with running(b), talking(hub_a, "b", mta) as talk:
+                    await talk.back(b"220\r\n")
 
     run_loop(scenario())
 

@@ -32,6 +32,7 @@ from tests.daemon.hubs import (
     read_exactly,
     running,
     signed_card,
+    talking,
     until,
 )
 
@@ -78,16 +79,13 @@ def first_message(hub: Hub) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def conversation(hubs: Pair, mta: Mta) -> AsyncIterator[Callable[[], object]]:
+async def conversation(hubs: Pair, mta: Mta) -> AsyncIterator[None]:
     """An SMTP conversation of a and b that goes on before and after; their carrier must be the same one."""
     carriers = list(link(hubs.a, "b").core.carriers)
-    async with connected(mail_port(hubs.a, "b")) as (reader, writer):
-        far_reader, far_writer = await mta.next()
-        far_writer.write(b"220\r\n")
-        assert await read_exactly(reader, 5) == b"220\r\n"
-        yield lambda: None
-        writer.write(b"QUIT\r\n")
-        assert await read_exactly(far_reader, 6) == b"QUIT\r\n"
+    async with talking(hubs.a, "b", mta) as talk:
+        await talk.back(b"220\r\n")
+        yield
+        await talk.there(b"QUIT\r\n")
     assert link(hubs.a, "b").core.carriers == carriers
 
 

@@ -20,11 +20,9 @@ from tests.daemon.hubs import (
     TIMES,
     Mta,
     Place,
-    connected,
     endpoint_of,
     link,
-    mail_port,
-    read_exactly,
+    talking,
     until,
     up,
 )
@@ -57,8 +55,7 @@ def test_rotation_under_a_stream(run_loop: RunLoop, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with Mta() as mta, two(tmp_path, mta.address) as hubs:
             session = link(hubs.a, "b").core.sessions[0]
-            async with connected(mail_port(hubs.a, "b")) as (reader, writer):
-                far_reader, far_writer = await mta.next()
+            async with talking(hubs.a, "b", mta) as talk:
                 for n, (mine, theirs, who) in enumerate([(hubs.a, hubs.b, "a"), (hubs.b, hubs.a, "b")] * 2):
                     before = keys_in_use(hubs.a, "b")
                     made = bytes.fromhex((await ask(mine, "rotate", at_once=True))["made"][0]["id"])
@@ -66,10 +63,8 @@ def test_rotation_under_a_stream(run_loop: RunLoop, tmp_path: Path) -> None:
                     await until(lambda: keys_in_use(hubs.b, "a") == keys_in_use(hubs.a, "b")[::-1])
                     assert keys_in_use(hubs.a, "b") != before
                     assert accepted(theirs, who) == serial(mine)
-                    writer.write(b"EHLO %d\r\n" % n)
-                    assert await read_exactly(far_reader, 8) == b"EHLO %d\r\n" % n
-                    far_writer.write(b"250\r\n")
-                    assert await read_exactly(reader, 5) == b"250\r\n"
+                    await talk.there(b"EHLO %d\r\n" % n)
+                    await talk.back(b"250\r\n")
             assert link(hubs.a, "b").core.sessions == [session]
             assert session.resumed >= 4
 
@@ -82,13 +77,11 @@ def test_rotation_under_a_stream(run_loop: RunLoop, tmp_path: Path) -> None:
 def test_both_rotate_at_the_same_moment(run_loop: RunLoop, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with Mta() as mta, two(tmp_path, mta.address) as hubs:
-            async with connected(mail_port(hubs.a, "b")) as (reader, _):
-                _, far_writer = await mta.next()
+            async with talking(hubs.a, "b", mta) as talk:
                 a, b = await asyncio.gather(ask(hubs.a, "rotate", at_once=True), ask(hubs.b, "rotate", at_once=True))
                 wanted = (bytes.fromhex(a["made"][0]["id"]), bytes.fromhex(b["made"][0]["id"]))
                 await until(lambda: keys_in_use(hubs.a, "b") == wanted)
-                far_writer.write(b"220\r\n")
-                assert await read_exactly(reader, 5) == b"220\r\n"
+                await talk.back(b"220\r\n")
             assert len(link(hubs.a, "b").core.sessions) == 1
 
     run_loop(scenario())
@@ -202,19 +195,16 @@ def test_a_week_of_daily_keys(run_loop: RunLoop, tmp_path: Path) -> None:
             await until(lambda: acknowledged(hubs.a, "b") == 2)
             ids = [bytes.fromhex(key["id"]) for key in issued["made"]]
             used = []
-            async with connected(mail_port(hubs.a, "b")) as (reader, _):
-                _, far_writer = await mta.next()
+            async with talking(hubs.a, "b", mta) as talk:
                 for n, key in enumerate(ids):
                     await until(lambda key=key: keys_in_use(hubs.a, "b")[0] == key)
                     used.append(key)
-                    far_writer.write(b"%d" % n)
-                    assert await read_exactly(reader, 1) == b"%d" % n
+                    await talk.back(b"%d" % n)
                     await advance(clock, DAY, hubs.b, hubs.a)
                 await advance(clock, 2 * DAY, hubs.b, hubs.a)
                 folder = hubs.a_place.folder / "state" / "keys"
                 await until(lambda: not any((folder / f"{key.hex()}.key").exists() for key in ids))
-                far_writer.write(b"e")
-                assert await read_exactly(reader, 1) == b"e"
+                await talk.back(b"e")
             assert used == ids
 
     run_loop(scenario())

@@ -18,7 +18,17 @@ from hubtunnel.identity.armour import armour
 from hubtunnel.identity.card import Card, SignedCard, link_public
 from hubtunnel.identity.state import State, StateError
 from tests.conftest import RunLoop
-from tests.daemon.hubs import Mta, Place, connected, endpoint_of, link, mail_port, name_of, read_exactly, until, up
+from tests.daemon.hubs import (
+    Mta,
+    Place,
+    drop,
+    endpoint_of,
+    link,
+    name_of,
+    talking,
+    until,
+    up,
+)
 from tests.daemon.living import accepted, acknowledged, ask, keys_in_use, living, serial, settled, trail, two
 from tests.identity.making import identity, link_key
 
@@ -28,8 +38,7 @@ def test_revocation_costs_no_stream(run_loop: RunLoop, tmp_path: Path) -> None:
 
     async def scenario() -> None:
         async with Mta() as mta, two(tmp_path, mta.address) as hubs:
-            async with connected(mail_port(hubs.b, "a")) as (reader, _):
-                _, far_writer = await mta.next()
+            async with talking(hubs.b, "a", mta) as talk:
                 stolen = keys_in_use(hubs.b, "a")[0]
                 result = await ask(hubs.b, "revoke", key=stolen.hex())
                 assert result["revoked"] == stolen.hex()
@@ -38,8 +47,7 @@ def test_revocation_costs_no_stream(run_loop: RunLoop, tmp_path: Path) -> None:
                 await until(lambda: accepted(hubs.a, "b") == serial(hubs.b))
                 assert stolen in hubs.a.keys.peers[0].cards.latest.card.revoked
                 assert not any(context.theirs.id == stolen for context in link(hubs.a, "b").contexts)
-                far_writer.write(b"220\r\n")
-                assert await read_exactly(reader, 5) == b"220\r\n"
+                await talk.back(b"220\r\n")
             assert not (hubs.b_place.folder / "state" / "keys" / f"{stolen.hex()}.key").exists()
 
     run_loop(scenario())
@@ -199,8 +207,7 @@ def test_identity_rotates_under_a_stream(run_loop: RunLoop, tmp_path: Path) -> N
     async def scenario() -> None:
         async with Mta() as mta, two(tmp_path, mta.address) as hubs:
             before = hubs.a.keys.idfp
-            async with connected(mail_port(hubs.a, "b")) as (reader, _):
-                _, far_writer = await mta.next()
+            async with talking(hubs.a, "b", mta) as talk:
                 await ask(hubs.a, "rotate", identity=True)
                 assert hubs.a.keys.idfp != before
                 await until(lambda: link(hubs.b, "a").keys.idfp == hubs.a.keys.idfp)
@@ -209,8 +216,7 @@ def test_identity_rotates_under_a_stream(run_loop: RunLoop, tmp_path: Path) -> N
                 used = keys_in_use(hubs.a, "b")
                 await until(lambda: keys_in_use(hubs.a, "b") not in (used, (b"", b"")) or used[1] != b"")
                 await until(lambda: len(link(hubs.a, "b").core.sessions) == 1 and link(hubs.a, "b").core.ready)
-                far_writer.write(b"220\r\n")
-                assert await read_exactly(reader, 5) == b"220\r\n"
+                await talk.back(b"220\r\n")
             link(hubs.a, "b").abort()
             await until(lambda: link(hubs.a, "b").core.sessions and link(hubs.a, "b").core.sessions[0].resumed)
             await up(hubs.a, "b")
@@ -225,9 +231,8 @@ def test_psk_changes(run_loop: RunLoop, tmp_path: Path) -> None:
         async with (
             Mta() as mta,
             two(tmp_path, mta.address) as hubs,
-            connected(mail_port(hubs.a, "b")) as (reader, _),
+            talking(hubs.a, "b", mta) as talk,
         ):
-            _, far_writer = await mta.next()
             for hub, place, who in ((hubs.b, hubs.b_place, "a"), (hubs.a, hubs.a_place, "b")):
                 assert link(hub, who).core.sessions
                 path = place.folder / "peers.d" / f"{name_of(who)}.toml"
@@ -237,8 +242,7 @@ def test_psk_changes(run_loop: RunLoop, tmp_path: Path) -> None:
                 path.write_text(f'psk_file = "{secret.name}"\n' + path.read_text())
                 await hub.reload()
             await until(lambda: link(hubs.a, "b").core.ready, 40.0)
-            far_writer.write(b"220\r\n")
-            assert await read_exactly(reader, 5) == b"220\r\n"
+            await talk.back(b"220\r\n")
 
     run_loop(scenario())
 
@@ -260,8 +264,7 @@ def test_card_that_cannot_be_stored_is_sent_again(
             await until(lambda: link(hubs.a, "b").last_error is not None)
             assert accepted(hubs.b, "a") == 1
             monkeypatch.setattr(State, "set_peer", real)
-            link(hubs.a, "b").core.close(1, link(hubs.a, "b").now())
-            link(hubs.a, "b").touch()
+            drop(hubs.a, "b")
             await until(lambda: accepted(hubs.b, "a") == 2)
 
     run_loop(scenario())

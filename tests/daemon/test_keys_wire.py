@@ -24,7 +24,18 @@ from hubtunnel.identity.armour import armour
 from hubtunnel.identity.card import SignedCard
 from hubtunnel.identity.state import State
 from tests.conftest import RunLoop
-from tests.daemon.hubs import DAY, Mta, Place, connected, endpoint_of, link, mail_port, name_of, read_exactly, until, up
+from tests.daemon.hubs import (
+    DAY,
+    Mta,
+    Place,
+    drop,
+    endpoint_of,
+    link,
+    name_of,
+    talking,
+    until,
+    up,
+)
 from tests.daemon.living import (
     Clock,
     accepted,
@@ -79,12 +90,6 @@ def signs(place: Place) -> SignedCard:
         return lifecycle.rotate(state, state.identity(), time.time()).card
 
 
-def drop(hub: Hub, who: str) -> None:
-    """End the session with a peer; the hubs begin another."""
-    link(hub, who).core.close(1, link(hub, who).now())
-    link(hub, who).touch()
-
-
 # --- two copies that sign ---------------------------------------------------------------------------------------
 
 
@@ -93,8 +98,7 @@ def test_forked_chain_announced_in_a_session(run_loop: RunLoop, tmp_path: Path, 
 
     async def scenario() -> None:
         async with Mta() as mta, two(tmp_path, mta.address) as hubs:
-            async with connected(mail_port(hubs.a, "b")) as (reader, _):
-                _, far_writer = await mta.next()
+            async with talking(hubs.a, "b", mta) as talk:
                 held = signs(copy_of(hubs.b_place, tmp_path / "copy"))
                 (hubs.a_place.folder / "peers.d" / f"{name_of('b')}.card").write_text(armour(held))
                 await hubs.a.reload()
@@ -113,8 +117,7 @@ def test_forked_chain_announced_in_a_session(run_loop: RunLoop, tmp_path: Path, 
                     cards = state.peer(held.card.idfp)
                     assert cards is not None
                     assert cards.latest == held
-                far_writer.write(b"220\r\n")
-                assert await read_exactly(reader, 5) == b"220\r\n", "mail goes on"
+                await talk.back(b"220\r\n")  # mail goes on
 
             # In the next session b hears which card a holds, and it is b that alarms: it announces nothing.
             heard.clear()
@@ -243,8 +246,7 @@ def test_full_disk_under_a_running_daemon(run_loop: RunLoop, tmp_path: Path, hea
                 async with living(a) as hub_a:
                     await up(hub_a, "b")
                     await until(lambda: acknowledged(hub_a, "b") and link(hub_a, "b").keys.known.used)
-                    async with connected(mail_port(hub_a, "b")) as (reader, _):
-                        _, far_writer = await mta.next()
+                    async with talking(hub_a, "b", mta) as talk:
                         filler = fill(disk)
                         with pytest.raises(HubtunnelError, match="No space left on device"):
                             await ask(hub_a, "rotate", at_once=True)
@@ -255,8 +257,7 @@ def test_full_disk_under_a_running_daemon(run_loop: RunLoop, tmp_path: Path, hea
                         with State.open(a.folder / "state") as state:
                             found = {path.stem for path in state.link_key_files()}
                         assert found == {key.id.hex() for key in hub_a.keys.card.card.link_keys}
-                        far_writer.write(b"220\r\n")
-                        assert await read_exactly(reader, 5) == b"220\r\n"
+                        await talk.back(b"220\r\n")
 
                         filler.unlink()
                         await ask(hub_a, "rotate", at_once=True)

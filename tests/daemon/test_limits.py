@@ -19,7 +19,19 @@ from hubtunnel.daemon.control import ControlUnavailable, request
 from hubtunnel.daemon.limits import Descriptors
 from hubtunnel.daemon.strangers import Admission
 from tests.conftest import RunLoop
-from tests.daemon.hubs import PATIENCE, Mta, Place, connected, endpoint_of, free_port, mail_port, pair, running, until
+from tests.daemon.hubs import (
+    PATIENCE,
+    Mta,
+    Place,
+    connected,
+    drop,
+    free_port,
+    link,
+    mail_port,
+    pair,
+    talking,
+    until,
+)
 
 DESCRIPTORS = 80
 CLIENTS = 150
@@ -88,6 +100,13 @@ def clients(stack: ExitStack, address: tuple[str, int], *, source: bool = False)
     return made
 
 
+def queued(port: int) -> int:
+    """Connections that the kernel has taken for a listener on 127.0.0.1 and nobody has accepted (proc(5), tcp)."""
+    listening = f"0100007F:{port:04X} 00000000:0000 0A "
+    (line,) = [line for line in Path("/proc/net/tcp").read_text().splitlines() if listening in line]
+    return int(line.split()[4].partition(":")[2], 16)
+
+
 def spins_not(daemon: Poor) -> None:
     before = daemon.cpu()
     time.sleep(1.0)  # the measure itself: processor time of a second
@@ -124,8 +143,10 @@ def test_more_connections_of_our_mta_than_descriptors(stack: ExitStack, tmp_path
         refused = [line for line in said if line]
         assert refused
         assert all(b"told: limit: this process may have 80 descriptors" in line for line in refused)
+    # Whoever is closed in the queue is accepted all the same, and the client behind so many is one too many, as it is
+    # until their sockets are closed, which is later than their streams' end.
+    daemon.wait_for(lambda: queued(mail) == 0, "an end of the queue")
     daemon.wait_for(lambda: daemon.status()["peers"][0]["streams"]["open"] == 0, "an end of the crowd")
-    # A stream ends before its socket is closed, and until then the next client is one too many.
     daemon.wait_for(lambda: daemon.limit("descriptors")["used"] <= alone, "an end of the crowd's descriptors")
     with socket.create_connection(("127.0.0.1", mail), PATIENCE):
         daemon.wait_for(lambda: daemon.status()["peers"][0]["streams"]["open"] == 1, "a client afterwards")
@@ -182,19 +203,18 @@ def test_streams_that_the_peer_was_refused_are_counted_here_too(run_loop: RunLoo
     from hubtunnel.daemon.status import hub_status
 
     async def scenario() -> None:
-        a, b = Place(tmp_path / "a", "a").make(), Place(tmp_path / "b", "b").make("[limits]\nstreams_per_peer = 1\n")
-        async with Mta() as mta:
-            b.add_peer(a, deliver=mta.address)
-            async with running(b) as hub_b:
-                a.add_peer(b, endpoints=[endpoint_of(hub_b)])
-                async with running(a) as hub_a:
-                    async with connected(mail_port(hub_a, "b")):
-                        await mta.next()
-                        async with connected(mail_port(hub_a, "b")) as (reader, _):
-                            assert b"limit" in await reader.read()
-                    assert hub_status(hub_b)["limits"]["streams"]["refused"] == 1
-                await until(lambda: not hub_b.links["mx.a.example"].core.sessions)
-                assert hub_status(hub_b)["limits"]["streams"]["refused"] == 1
+        async with Mta() as mta, pair(tmp_path, mta.address, b_settings="[limits]\nstreams_per_peer = 1\n") as hubs:
+            async with (
+                talking(hubs.a, "b", mta),
+                connected(mail_port(hubs.a, "b")) as (reader, _),
+            ):
+                assert b"limit" in await reader.read()
+            assert hub_status(hubs.b)["limits"]["streams"]["refused"] == 1
+            far = link(hubs.b, "a").core
+            session = far.sessions[0]
+            drop(hubs.a, "b")
+            await until(lambda: session not in far.sessions)
+            assert hub_status(hubs.b)["limits"]["streams"]["refused"] == 1
 
     run_loop(scenario())
 

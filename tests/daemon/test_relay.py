@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import struct
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import RunLoop
-from tests.daemon.hubs import Mta, Pair, connected, link, mail_port, pair, read_all, read_exactly, until
+from tests.daemon.hubs import (
+    TIMES,
+    Mta,
+    Pair,
+    Talk,
+    connected,
+    drop,
+    link,
+    mail_port,
+    pair,
+    read_all,
+    read_exactly,
+    talking,
+    until,
+)
 
 
 def test_bytes_both_ways_whoever_dialled(run_loop: RunLoop, tmp_path: Path) -> None:
@@ -93,22 +109,26 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-async def _conversation(hubs: Pair, mta: Mta) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, asyncio.StreamReader,
-                                                       asyncio.StreamWriter]:  # fmt: skip
-    reader, writer = await asyncio.open_connection(*mail_port(hubs.a, "b"))
-    far_reader, far_writer = await mta.next()
-    far_writer.write(b"220\r\n")
-    await read_exactly(reader, 5)
-    return reader, writer, far_reader, far_writer
+@contextlib.asynccontextmanager
+async def _greeted(folder: Path, times: str = TIMES) -> AsyncIterator[tuple[Pair, Talk]]:
+    """Two hubs, and a conversation between their mail servers that has begun."""
+    async with Mta() as mta, pair(folder, mta.address, times=times) as hubs, talking(hubs.a, "b", mta) as talk:
+        await talk.back(b"220\r\n")
+        yield hubs, talk
+
+
+async def _reset_at_both_ends(talk: Talk) -> None:
+    for reader in (talk.reader, talk.far_reader):
+        with pytest.raises(ConnectionResetError):
+            await read_all(reader)
 
 
 def test_reset_by_the_near_mta_is_a_reset_at_the_far_one(run_loop: RunLoop, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with Mta() as mta, pair(tmp_path, mta.address) as hubs:
-            _, writer, far_reader, _ = await _conversation(hubs, mta)
-            _reset(writer)
+        async with _greeted(tmp_path) as (_, talk):
+            _reset(talk.writer)
             with pytest.raises(ConnectionResetError):
-                await read_all(far_reader)
+                await read_all(talk.far_reader)
 
     run_loop(scenario())
 
@@ -117,41 +137,27 @@ def test_reset_by_the_far_mta_is_a_reset_at_the_near_one(run_loop: RunLoop, tmp_
     """After a byte was relayed it must not become a clean end, nor a 421 that looks like the far MTA's word."""
 
     async def scenario() -> None:
-        async with Mta() as mta, pair(tmp_path, mta.address) as hubs:
-            reader, writer, _, far_writer = await _conversation(hubs, mta)
-            _reset(far_writer)
+        async with _greeted(tmp_path) as (_, talk):
+            _reset(talk.far_writer)
             with pytest.raises(ConnectionResetError):
-                await read_all(reader)
-            writer.close()
+                await read_all(talk.reader)
 
     run_loop(scenario())
 
 
 def test_session_that_ends_resets_its_streams(run_loop: RunLoop, tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with Mta() as mta, pair(tmp_path, mta.address) as hubs:
-            reader, writer, far_reader, _ = await _conversation(hubs, mta)
-            link(hubs.b, "a").core.close(2, link(hubs.b, "a").now())
-            link(hubs.b, "a").touch()
-            with pytest.raises(ConnectionResetError):
-                await read_all(reader)
-            with pytest.raises(ConnectionResetError):
-                await read_all(far_reader)
-            writer.close()
+        async with _greeted(tmp_path) as (hubs, talk):
+            drop(hubs.b, "a")
+            await _reset_at_both_ends(talk)
 
     run_loop(scenario())
 
 
 def test_idle_stream_is_reset_on_both_sides(run_loop: RunLoop, tmp_path: Path) -> None:
     async def scenario() -> None:
-        times = 'idle = "300ms"\n'
-        async with Mta() as mta, pair(tmp_path, mta.address, times=times) as hubs:
-            reader, writer, far_reader, _ = await _conversation(hubs, mta)
-            with pytest.raises(ConnectionResetError):
-                await read_all(reader)
-            with pytest.raises(ConnectionResetError):
-                await read_all(far_reader)
-            writer.close()
+        async with _greeted(tmp_path, 'idle = "300ms"\n') as (_, talk):
+            await _reset_at_both_ends(talk)
 
     run_loop(scenario())
 
@@ -160,15 +166,11 @@ def test_stream_that_is_used_outlives_idle(run_loop: RunLoop, tmp_path: Path) ->
     """The control of the test above: traffic in one direction alone keeps a stream alive."""
 
     async def scenario() -> None:
-        times = 'idle = "400ms"\n'
-        async with Mta() as mta, pair(tmp_path, mta.address, times=times) as hubs:
-            _reader, writer, far_reader, _ = await _conversation(hubs, mta)
+        async with _greeted(tmp_path, 'idle = "1s"\n') as (_, talk):
             for _ in range(12):
-                writer.write(b"x")
-                assert await read_exactly(far_reader, 1) == b"x"
+                await talk.there(b"x")
                 await asyncio.sleep(0.1)
-            writer.write_eof()
-            assert await read_all(far_reader) == b""
-            writer.close()
+            talk.writer.write_eof()
+            assert await read_all(talk.far_reader) == b""
 
     run_loop(scenario())

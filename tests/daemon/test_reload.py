@@ -34,6 +34,7 @@ from tests.daemon.hubs import (
     read_all,
     read_exactly,
     running,
+    talking,
     until,
     up,
 )
@@ -61,26 +62,21 @@ def test_peers_come_and_go_beside_one_that_stays(
             carriers = list(link(hubs.a, "b").core.carriers)
             c = Place(tmp_path / "c", "c").make()
             c.add_peer(hubs.b_place, endpoints=[endpoint_of(hubs.b)])
-            async with connected(mail_port(hubs.a, "b")) as (reader, writer), running(c) as hub_c:
-                far_reader, far_writer = await mta.next()
+            async with talking(hubs.a, "b", mta) as talk_a, running(c) as hub_c:
                 path = hubs.b_place.add_peer(c, deliver=mta.address)
                 assert await hubs.b.reload() == {"added": [name_of("c")], "removed": [], "changed": []}
                 await up(hub_c, "b")
-                async with connected(mail_port(hub_c, "b")) as (reader_c, writer_c):
-                    _, far_c = await mta.next()
-                    far_c.write(b"220\r\n")
-                    assert await read_exactly(reader_c, 5) == b"220\r\n"
+                async with talking(hub_c, "b", mta) as talk_c:
+                    await talk_c.back(b"220\r\n")
                     path.unlink()
                     assert await hubs.b.reload() == {"added": [], "removed": [name_of("c")], "changed": []}
                     with pytest.raises(ConnectionResetError):
-                        await read_all(reader_c)  # a removed peer's sessions are closed at once
-                    writer_c.close()
+                        await read_all(talk_c.reader)  # a removed peer's sessions are closed at once
+                    talk_c.writer.close()
                 assert "c" not in str(list(hubs.b.links))
                 await until(lambda: not link(hub_c, "b").core.ready)
-                far_writer.write(b"220\r\n")
-                assert await read_exactly(reader, 5) == b"220\r\n"
-                writer.write(b"EHLO\r\n")
-                assert await read_exactly(far_reader, 6) == b"EHLO\r\n"
+                await talk_a.back(b"220\r\n")
+                await talk_a.there(b"EHLO\r\n")
             assert link(hubs.a, "b").core.carriers == carriers
 
     run_loop(scenario())
@@ -278,8 +274,7 @@ def test_link_key_that_the_peer_retired(run_loop: RunLoop, tmp_path: Path) -> No
                     await up(hub_a, "b")
                     (before,) = link(hub_a, "b").core.carriers
                     assert before.established.theirs.id == first.card.link_keys[0].id
-                    async with connected(mail_port(hub_a, "b")) as (reader, _):
-                        _, far_writer = await mta.next()
+                    async with talking(hub_a, "b", mta) as talk:
                         path.with_suffix(".card").write_text(armour_all([second]))
                         await hub_a.reload()  # b may have sent it by itself before
                         await until(
@@ -287,8 +282,7 @@ def test_link_key_that_the_peer_retired(run_loop: RunLoop, tmp_path: Path) -> No
                         )
                         (after,) = link(hub_a, "b").core.carriers
                         assert after.established.theirs.id == newer.id
-                        far_writer.write(b"220\r\n")
-                        assert await read_exactly(reader, 5) == b"220\r\n"
+                        await talk.back(b"220\r\n")
 
     run_loop(scenario())
 

@@ -25,6 +25,7 @@ from tests.daemon.hubs import (
     read_all,
     read_exactly,
     running,
+    talking,
     until,
     up,
 )
@@ -245,16 +246,12 @@ def test_told_the_peers_limit(run_loop: RunLoop, tmp_path: Path) -> None:
     """b allows one stream at a time; a, which would allow more, passes on what b says."""
 
     async def scenario() -> None:
-        a, b = Place(tmp_path / "a", "a").make(), Place(tmp_path / "b", "b").make("[limits]\nstreams_per_peer = 1\n")
-        async with Mta() as mta:
-            b.add_peer(a, deliver=mta.address)
-            async with running(b) as hub_b:
-                a.add_peer(b, endpoints=[endpoint_of(hub_b)])
-                async with running(a) as hub_a:
-                    await up(hub_a, "b")
-                    async with connected(mail_port(hub_a, "b")):
-                        await mta.next()
-                        assert (await told(hub_a)).startswith("told: limit: the peer is at its limit")
+        async with (
+            Mta() as mta,
+            pair(tmp_path, mta.address, b_settings="[limits]\nstreams_per_peer = 1\n") as hubs,
+            talking(hubs.a, "b", mta),
+        ):
+            assert (await told(hubs.a)).startswith("told: limit: the peer is at its limit")
 
     run_loop(scenario())
 
