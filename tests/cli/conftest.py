@@ -20,5 +20,12 @@ def a(tmp_path: Path) -> Hub:
 
 
 @pytest.fixture
+def anywhere(a: Hub) -> Hub:
+    """Hub a, whose daemon listens on any free port."""
+    a.config.write_text(a.config.read_text().replace("127.0.0.1:2625", "127.0.0.1:0"))
+    return a
+
+
+@pytest.fixture
 def b(tmp_path: Path) -> Hub:
     return Hub(tmp_path / "b", "b", 2626)

@@ -100,7 +100,11 @@ class Running:
                 stderr=log,
                 env=environment() | variables,
             )
-        self.status()
+        try:
+            self.status()
+        except BaseException:
+            self.end()
+            raise
 
     def status(self) -> dict[str, Any]:
         deadline = time.monotonic() + 20
@@ -116,3 +120,8 @@ class Running:
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(timeout=20) == 0, self.log.read_text()
+
+    def end(self) -> None:
+        """Whatever became of it."""
+        self.process.kill()
+        self.process.wait()

@@ -12,6 +12,7 @@ import pytest
 from hubtunnel.daemon.control import request
 from hubtunnel.identity import keyfiles
 from tests.cli.hubs import Hub, Running, spawn
+from tests.conftest import RESERVED
 
 pytestmark = pytest.mark.e2e
 
@@ -19,14 +20,15 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture
 def running(tmp_path: Path, b: Hub) -> Iterator[Running]:
     hub = Hub(tmp_path / "d", "d", 0)
-    text = hub.config.read_text().replace('"127.0.0.1:0"', '"127.0.0.1:28625"')
-    hub.config.write_text(text)
-    listen = "127.0.7.4:28624"
+    listen = f"127.0.7.4:{RESERVED.reserve()}"
     added = hub.run("peer", "add", b.card, "--fingerprint", b.fingerprint, "--listen", listen)
     assert added.status == 0, added.err
     daemon = Running(hub)
-    yield daemon
-    daemon.stop()
+    try:
+        yield daemon
+        daemon.stop()
+    finally:
+        daemon.end()
 
 
 def test_changes_are_the_daemons_and_in_force_at_once(running: Running, b: Hub, tmp_path: Path) -> None:

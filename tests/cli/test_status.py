@@ -20,7 +20,7 @@ from rich.console import Console
 from hubtunnel.cli.status_screen import screen, size, span
 from hubtunnel.daemon.cures import CURES, TOLD, cure_of
 from hubtunnel.errors import Reason
-from tests.cli.hubs import ROOT, Hub, environment
+from tests.cli.hubs import ROOT, Hub, Running, environment
 
 
 def peer(name: str, **over: Any) -> dict[str, Any]:
@@ -208,36 +208,9 @@ def test_sizes(count: int, text: str) -> None:
 # --- with a daemon ----------------------------------------------------------------------------------------------
 
 
-def daemon(a: Hub) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hubtunnel", "--config", str(a.config), "run"],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    deadline = time.monotonic() + 30
-    while a.run("status", "--json").status != 0:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "the daemon never answered"
-        time.sleep(0.05)
-    return process
-
-
-def end(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
-
-
-@pytest.fixture
-def anywhere(a: Hub) -> Hub:
-    a.config.write_text(a.config.read_text().replace("127.0.0.1:2625", "127.0.0.1:0"))
-    return a
-
-
 @pytest.mark.e2e
 def test_plain_and_json_of_a_real_daemon(anywhere: Hub) -> None:
-    process = daemon(anywhere)
+    daemon = Running(anywhere)
     try:
         shown = anywhere.run("status")
         assert shown.status == 0
@@ -245,14 +218,14 @@ def test_plain_and_json_of_a_real_daemon(anywhere: Hub) -> None:
         assert "\x1b" not in shown.out
         assert json.loads(anywhere.run("status", "--json").out)["peers"] == []
     finally:
-        end(process)
+        daemon.stop()
     assert anywhere.run("status").status == 1
 
 
 @pytest.mark.e2e
 def test_watch_outlives_a_restart_of_the_daemon(anywhere: Hub) -> None:
     """On a terminal of its own; Ctrl-C ends it with status 0 and gives the screen back."""
-    process = daemon(anywhere)
+    daemon = Running(anywhere)
     ours, theirs = pty.openpty()
     watch = subprocess.Popen(
         [sys.executable, "-m", "hubtunnel", "--config", str(anywhere.config), "status", "--watch"],
@@ -267,9 +240,9 @@ def test_watch_outlives_a_restart_of_the_daemon(anywhere: Hub) -> None:
     os.close(theirs)
     try:
         screen_of(ours, b"0 of 0 peers up")
-        end(process)
+        daemon.stop()
         screen_of(ours, b"waiting for it")
-        process = daemon(anywhere)
+        daemon = Running(anywhere)
         screen_of(ours, b"0 of 0 peers up")
         watch.send_signal(signal.SIGINT)
         rest = screen_of(ours, b"\x1b[?1049l")
@@ -280,8 +253,7 @@ def test_watch_outlives_a_restart_of_the_daemon(anywhere: Hub) -> None:
             watch.kill()
             watch.wait()
         os.close(ours)
-        if process.poll() is None:
-            end(process)
+        daemon.end()
 
 
 def screen_of(terminal: int, wanted: bytes) -> bytes:

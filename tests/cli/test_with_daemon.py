@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +11,7 @@ import pytest
 from hubtunnel.config import load
 from hubtunnel.identity.armour import dearmour
 from hubtunnel.identity.state import State
-from tests.cli.hubs import Hub, environment
+from tests.cli.hubs import Hub, Running
 from tests.identity import making
 from tests.identity.making import tree
 
@@ -24,34 +19,10 @@ pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
-def daemon(a: Hub) -> Iterator[subprocess.Popen[str]]:
-    """A daemon for hub a, which listens on any free port."""
-    a.config.write_text(a.config.read_text().replace("127.0.0.1:2625", "127.0.0.1:0"))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "hubtunnel", "--config", str(a.config), "run"],
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        _until_it_answers(a, process)
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.communicate(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.communicate()
-
-
-def _until_it_answers(hub: Hub, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 30
-    while hub.run("status", "--json").status != 0:
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline, "the daemon never answered"
-        time.sleep(0.05)
+def daemon(anywhere: Hub) -> Iterator[Running]:
+    running = Running(anywhere)
+    yield running
+    running.end()
 
 
 def _peers(hub: Hub) -> list[str]:
@@ -137,10 +108,10 @@ def test_reading_works_beside_a_daemon(a: Hub, b: Hub) -> None:
         assert a.run(*command.split()).status == 0, command
 
 
-def test_after_sigkill_the_state_is_whole_and_free(a: Hub, b: Hub, daemon: subprocess.Popen[str]) -> None:
+def test_after_sigkill_the_state_is_whole_and_free(a: Hub, b: Hub, daemon: Running) -> None:
     assert _add(a, b, "--listen", f"127.0.1.9:{_free_port()}")[0] == 0
-    os.kill(daemon.pid, signal.SIGKILL)
-    daemon.wait(20)
+    daemon.process.kill()
+    daemon.process.wait(20)
 
     assert a.run("check").status == 0
     assert a.run("peer", "remove", b.name).status == 0
