@@ -30,6 +30,9 @@ class Job:
         return self._work()
 
 
+# Events of streams are not frozen: to make one would take three times as long, and there is one for every frame.
+
+
 @dataclass(slots=True, frozen=True, eq=False)
 class CarrierClosing:
     """The core is done with a carrier: send what `data_to_send` still has, then close the TCP connection.
@@ -93,7 +96,7 @@ class Ratcheted:
     index: int
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class StreamOpened:
     """The peer opened a stream. `source` is what its local MTA came from, where it told us."""
 
@@ -102,7 +105,7 @@ class StreamOpened:
     source: tuple[str, int] | None
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class StreamData:
     """Bytes for the local socket. Give `stream.consumed(len(data))` back once the socket took them."""
 
@@ -110,14 +113,14 @@ class StreamData:
     data: bytes | memoryview
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class StreamEnd:
     """The peer sends nothing more on this stream (half-close)."""
 
     stream: Stream
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class StreamReset:
     """The stream is over in both directions; the local socket gets RST (or a 421, before the first byte)."""
 
@@ -125,7 +128,7 @@ class StreamReset:
     code: int
 
 
-@dataclass(slots=True, frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class StreamWritable:
     """What was queued on the stream has drained: the local socket may be read again."""
 

@@ -51,7 +51,8 @@ class Phase(Enum):
 
 _MEASURE_EVERY = 1.0  # seconds between looks at the round trip while windows are given back
 # A module's name is found in a fraction of the time that an enumeration's member takes.
-_DATA, _UP = Record.DATA, Phase.UP
+_DATA, _UP, _ENDED = Record.DATA, Phase.UP, Phase.ENDED
+_SENDS_DATA = (Phase.UP, Phase.STARTING)
 _FIRST_RECORDS = frozenset((Record.START, Record.STARTED, Record.RESUME, Record.RESUMED))
 _RATCHET_RECORDS = frozenset((Record.RK1, Record.RK2, Record.RK3))
 
@@ -110,12 +111,12 @@ class Session:
     @property
     def ended(self) -> bool:
         """Whether nothing will ever come of this session again."""
-        return self.phase is Phase.ENDED
+        return self.phase is _ENDED
 
     @property
     def up(self) -> bool:
         """Whether a carrier is there, and nothing of the end was said."""
-        return self.phase is Phase.UP
+        return self.phase is _UP
 
     @property
     def live(self) -> bool:
@@ -460,7 +461,7 @@ class Session:
     def has_data(self) -> bool:
         """Whether `fill` would seal something."""
         carrier = self.carrier
-        if carrier is None or carrier.silent or self.phase not in (Phase.STARTING, Phase.UP):
+        if carrier is None or carrier.silent or self.phase not in _SENDS_DATA:
             return False
         return self._send.pending or (self._mux.has_output and self.unacknowledged < self._window())
 

@@ -13,6 +13,8 @@ from hubtunnel.protocol.ratchet import Ratchet, Step
 from hubtunnel.protocol.records import TrafficKey
 from hubtunnel.protocol.schedule import Offer, Secrets
 
+_TURNING = Step.TURNING  # asked for every record
+
 
 class Stepper:
     """The one step that a session may have in flight. Whatever carrier it began on, it ends with that carrier."""
@@ -61,7 +63,7 @@ class Stepper:
     @property
     def receives_old_epoch(self) -> bool:
         """RT6: whether what comes in now is still of the epoch that this step closes."""
-        return self.ratchet.step is Step.TURNING
+        return self.ratchet.step is _TURNING
 
     def turned(self, now: float) -> None:
         """RT6: the first record of the new epoch came; the initiator's step is complete."""

@@ -60,7 +60,10 @@ TRANSITIONS: dict[tuple[State, Input], State] = {
     (State.REMOTE_ENDED, Input.END): State.CLOSED,
     (State.REMOTE_ENDED, Input.RESET): State.CLOSED,
 }
-# The same for mail that flows: looked up for every frame.
+# The same for mail that flows: looked at for every frame, and the name of a module is found in a fraction of the time
+# that a member of an enumeration takes.
+_CLOSED = State.CLOSED
+_TAKES_NO_CREDIT = (State.CLOSED, State.REMOTE_ENDED)
 _TAKES_DATA = tuple(state for state in State if TRANSITIONS.get((state, Input.DATA_RECEIVED)) is state)
 _TAKES_WRITE = tuple(state for state in State if TRANSITIONS.get((state, Input.WRITE)) is state)
 
@@ -118,7 +121,7 @@ class Stream:
     @property
     def closed(self) -> bool:
         """Whether the stream is over in both directions."""
-        return self.state is State.CLOSED
+        return self.state is _CLOSED
 
     def _step(self, event: Input) -> None:
         try:
@@ -160,7 +163,7 @@ class Stream:
         n = min(n, self.unconsumed)  # nothing is left of it once the stream is over
         self.unconsumed -= n
         self._mux.budget.give(n)
-        if self.state in (State.CLOSED, State.REMOTE_ENDED):
+        if self.state in _TAKES_NO_CREDIT:
             return
         self._consumed += n
         if self._consumed * 2 < self._window:
@@ -244,7 +247,7 @@ class Stream:
         take = min(self.queued, self.send_credit, most)
         if take <= 0:
             return 0
-        parts.append(frames.header(Frame.DATA, self.id, take))
+        parts.append(frames.header(frames.DATA, self.id, take))
         chunks = self._chunks
         left = take
         while left:
