@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 LOOK_EVERY = float(HOUR)  # seconds at most between two looks
 LOOK_APART = 0.2  # seconds at least
+LOOK_APART_MOST = 5.0  # seconds that changes one after the other put the next look off at most
+LOOK_REST = 20  # a look reads files of every peer: it is followed by so many times its CPU time without one
+ASK_EVERY = 1.0  # seconds between two questions whether what is due may be signed now
 TOLD_GRACE = 600.0  # seconds from the start after which peers that are away are not waited for before signing
 TOLD_WAIT = 5.0  # seconds that a command waits for peers that are connected to say what they hold
 MOVE_WAIT = 12.0  # seconds that a revocation waits for sessions to leave the key
@@ -79,6 +83,8 @@ class KeyKeeper:
         self._state = state
         self._wake = asyncio.Event()
         self._said: set[tuple[str | None, int]] = set()
+        self._to_sign = False  # a rotation is due, and waits for peers to say what they hold
+        self._cost = 0.0  # CPU seconds of the latest look
         self._failure = ""
         self._task: asyncio.Task[None] | None = None
         self._since = 0.0
@@ -110,9 +116,18 @@ class KeyKeeper:
                     self._failure = str(exc)
                     event(log.error, "keys_not_kept", text=str(exc))
                 wait = LOOK_EVERY / 60
-            await asyncio.sleep(LOOK_APART)
+            rest = min(LOOK_APART_MOST, max(LOOK_APART, LOOK_REST * self._cost))
+            await asyncio.sleep(rest)
+            await self._sleep(wait - rest)
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until woken, so long, or until what waits to be signed may be."""
+        loop = self._hub.services.loop
+        until = loop.time() + seconds
+        while not self._wake.is_set() and loop.time() < until and not (self._to_sign and self._may_sign()):
+            ask_at = loop.time() + ASK_EVERY if self._to_sign else until
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, wait - LOOK_APART)):
+                async with asyncio.timeout_at(min(until, ask_at)):
                     await self._wake.wait()
 
     async def look(self) -> float:
@@ -120,18 +135,27 @@ class KeyKeeper:
         hub = self._hub
         now = hub.services.unix_time()
         peers = tuple(hub.config.peers)
-        found = await hub.services.workers.call(lambda: plan(self._state, peers, now))
+        self._to_sign = False
+        found = await hub.services.workers.call(lambda: self._plan(peers, now))
         self._warn(found)
         by = Caller.daemon()
         if found.delete:
             await hub.operations.run("tidy", {}, by)
         wait = min(LOOK_EVERY, found.next_at - now)
-        if found.rotate and found.behind is None:
-            if not self._may_sign():
-                return min(wait, 1.0)
+        due = found.rotate and found.behind is None
+        self._to_sign = due and not self._may_sign()
+        if due and not self._to_sign:
             await hub.operations.run("rotate", {}, by)
             return 0.0
         return wait
+
+    def _plan(self, peers: tuple[Peer, ...], now: float) -> Plan:
+        """In a worker."""
+        began = time.thread_time()
+        try:
+            return plan(self._state, peers, now)
+        finally:
+            self._cost = time.thread_time() - began
 
     def _warn(self, found: Plan) -> None:
         texts = [warned.text for warned in found.warnings]

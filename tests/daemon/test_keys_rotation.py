@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hubtunnel.daemon import dialler, moves
+from hubtunnel.config import Peer
+from hubtunnel.daemon import dialler, keeper, moves
 from hubtunnel.identity import acknowledged as records
 from hubtunnel.identity import credentials, keyfiles
 from hubtunnel.identity.armour import armour_all
@@ -105,6 +106,44 @@ def test_rotates_by_itself_when_due(run_loop: RunLoop, tmp_path: Path) -> None:
     run_loop(scenario())
     (entry,) = [entry for entry in trail(Place(tmp_path / "a", "a")) if entry.what == "rotated"]
     assert "by itself" in entry.user
+
+
+def test_while_a_peer_is_waited_for_nothing_is_read_again(
+    run_loop: RunLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rotation that is due waits for minutes for a peer that is away: of hundreds, each look would read the files."""
+    monkeypatch.setattr(keeper, "ASK_EVERY", 0.001)
+    looks: list[float] = []
+    plan = keeper.plan
+
+    def counted(state: State, peers: tuple[Peer, ...], now: float) -> keeper.Plan:
+        looks.append(now)
+        return plan(state, peers, now)
+
+    monkeypatch.setattr(keeper, "plan", counted)
+
+    async def scenario() -> None:
+        clock, a = Clock(), settled(tmp_path, "a")
+        a.add_peer("b", card=signed("b"))
+        async with living(a, clock) as hub:
+            await until(lambda: looks)
+            await advance(clock, 30 * DAY + HOUR, hub)
+            asked = 0
+            may_sign = hub.keeper._may_sign
+
+            def counted_too() -> bool:
+                nonlocal asked
+                asked += 1
+                return may_sign()
+
+            monkeypatch.setattr(hub.keeper, "_may_sign", counted_too)
+            await until(lambda: asked > 50)
+            assert len(looks) <= 3
+            assert serial(hub) == 1
+            hub.keeper.told_grace = 0.0  # long enough
+            await until(lambda: serial(hub) == 2)
+
+    run_loop(scenario())
 
 
 @pytest.mark.parametrize("spoilt", [False, True], ids=["edited", "half-edited"])
