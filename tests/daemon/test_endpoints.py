@@ -115,6 +115,8 @@ def test_two_ways_to_one_hub_make_one_carrier(
     """All of them at once, and all work: one wins, and of the others the peer has no carrier for a moment even."""
     monkeypatch.setattr(race, "STAGGER", 0.0)
     monkeypatch.setattr(race, "STAGGER_CONNECTED", 0.0)
+    monkeypatch.setattr(c, "HANDSHAKE_TIMEOUT", 2.0)  # for which b keeps those that were let go
+    monkeypatch.setattr(c, "HANDSHAKE_JITTER", 0.0)
 
     async def scenario() -> None:
         async with Mta() as mta, contextlib.AsyncExitStack() as stack, target(tmp_path, mta) as (a, hub_b):

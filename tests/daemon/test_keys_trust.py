@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from hubtunnel.daemon import dialler
 from hubtunnel.daemon.hub import Hub
 from hubtunnel.errors import HubtunnelError, Reason
 from hubtunnel.identity import acknowledged as records
@@ -65,9 +66,10 @@ async def _thief(folder: Path, victim: Place, target: Hub) -> Place:
     return place
 
 
-def test_stolen_link_key(run_loop: RunLoop, tmp_path: Path) -> None:
+def test_stolen_link_key(run_loop: RunLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It serves its thief until it is revoked: then his session is cut at once, no new one comes about, and no card
     of his was ever taken."""
+    monkeypatch.setattr(dialler, "HANDSHAKE_TIMEOUT", 2.0)  # after which he gives up
 
     async def scenario() -> None:
         async with Mta() as mta:
@@ -113,12 +115,10 @@ def test_stolen_link_key(run_loop: RunLoop, tmp_path: Path) -> None:
                         await up(hub_b, "a")
                         await until(lambda: keys_in_use(hub_a, "b")[1] == keys_in_use(hub_b, "a")[0] != b"")
                         assert stolen not in keys_in_use(hub_a, "b")
-                        dialler = link(hub_t, "a").dialler
-                        dialler.promising()
+                        his = link(hub_t, "a").dialler
+                        his.promising()
                         # Its dial of the moment at which the keys went was broken off; this one is left without a word.
-                        await until(
-                            lambda: dialler.failure is not None and dialler.failure.reason is Reason.SILENT, 25.0
-                        )
+                        await until(lambda: his.failure is not None and his.failure.reason is Reason.SILENT, 25.0)
                         assert link(hub_b, "a").core.ready
 
     run_loop(scenario())
