@@ -271,6 +271,7 @@ def test_link_key_that_the_peer_retired(run_loop: RunLoop, tmp_path: Path) -> No
             async with running(b) as hub_b:
                 path = a.add_peer(b, card=first, endpoints=[endpoint_of(hub_b)])
                 async with running(a) as hub_a:
+                    hub_a.services.move_spread = 0.0
                     await up(hub_a, "b")
                     (before,) = link(hub_a, "b").core.carriers
                     assert before.established.theirs.id == first.card.link_keys[0].id

@@ -30,7 +30,7 @@ SUBMITTERS = 4
 _TROUBLE = ("lost connection", "timeout", "timed out", "deferred", "bounced", "hubtunnel:", "warning:", "fatal:")
 """What a postmaster reads in the log when a session noticed anything."""
 
-_NO_TROUBLE = ("file system clock is", "not updating queue file time stamps")
+_NO_TROUBLE = ("file system clock is", "resetting file time stamps", "not updating queue file time stamps")
 """Warnings about this machine's clocks."""
 
 
