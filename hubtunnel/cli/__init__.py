@@ -1,4 +1,7 @@
-"""The `hubtunnel` command: one module a group of commands, each with `register(subparsers)`."""
+"""The `hubtunnel` command: one module a group of commands, each with `register(subparsers)`.
+
+Only the module of the command that was typed is imported: what a daemon never needs is not to lie in its memory.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,22 @@ from hubtunnel.errors import CardError, ConfigError, HubtunnelError, KeyFileErro
 from hubtunnel.identity.fingerprint import FingerprintError
 from hubtunnel.identity.state import StateError
 
-_GROUPS = ("setup", "card", "peer", "key", "check", "running", "status", "mta", "doctor", "demo")
+# The commands, in the order of the help, and the module that has each.
+_MODULES = {
+    "init": "setup",
+    "card": "card",
+    "peer": "peer",
+    "key": "key",
+    "check": "check",
+    "run": "running",
+    "reload": "running",
+    "stop": "running",
+    "ping": "running",
+    "status": "status",
+    "mta": "mta",
+    "doctor": "doctor",
+    "demo": "demo",
+}
 _EPILOG = """exit status: 0 done; 1 it ran and the answer is no; 2 usage or configuration
 
 hubtunnel is link encryption between mail hubs, not end-to-end encryption: each hub sees the mail."""
@@ -34,8 +52,8 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(USAGE)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The whole command line, or as much of it as this command needs."""
     parser = _Parser(
         prog="hubtunnel",
         description="Carries mail between hubs that know each other through one authenticated tunnel.",
@@ -44,18 +62,33 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"hubtunnel {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-    for group in _GROUPS:
-        importlib.import_module(f"hubtunnel.cli.{group}").register(commands)
+    modules = dict.fromkeys(_MODULES.values()) if command is None else (_MODULES[command],)
+    for module in modules:
+        importlib.import_module(f"hubtunnel.cli.{module}").register(commands)
     parser.set_defaults(config=None, traceback=False)
     for each in _with_subcommands(parser):
         _add_common(each)
     return parser
 
 
+def typed_command(argv: Sequence[str]) -> str | None:
+    """The command in these words; None where it takes the whole command line to answer: for help, and mistakes."""
+    words = iter(argv)
+    for word in words:
+        if word == "--config":
+            next(words, None)
+        elif not word.startswith("-"):
+            return word if word in _MODULES else None
+        elif word != "--traceback" and not word.startswith("--config="):
+            return None
+    return None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status. Errors are told on stderr, never as a traceback."""
     try:
-        args = build_parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else argv
+        args = build_parser(typed_command(words)).parse_args(words)
     except SystemExit as exc:
         return exc.code if isinstance(exc.code, int) else USAGE
     try:

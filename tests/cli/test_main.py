@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hubtunnel import __version__
-from hubtunnel.cli import build_parser
+from hubtunnel.cli import build_parser, typed_command
 from hubtunnel.cli.common import rfc3339
 from tests.cli.hubs import Hub, environment, run, spawn
 
@@ -41,6 +42,58 @@ def test_usage_errors_end_with_2_and_a_hint(arguments: tuple[str, ...]) -> None:
     assert result.out == ""
     assert result.err.startswith("hubtunnel: ")
     assert "\nhint: hubtunnel" in result.err
+
+
+@pytest.mark.parametrize(
+    ("line", "command"),
+    [
+        ("run", "run"),
+        ("--config run card", "card"),
+        ("--config=run --traceback card --json", "card"),
+        ("mta postfix", "mta"),
+        ("", None),
+        ("--help run", None),
+        ("--version", None),
+        ("fly", None),
+        ("--config", None),
+        ("--conf x run", None),
+    ],
+)
+def test_the_command_that_is_typed(line: str, command: str | None) -> None:
+    assert typed_command(line.split()) == command
+
+
+def test_a_command_alone_is_what_it_is_among_all() -> None:
+    whole = _commands(build_parser())
+    assert list(whole) == [
+        *("init", "card", "peer", "key", "check", "run", "reload", "stop", "ping", "status", "mta", "doctor", "demo")
+    ]
+    for name, parser in whole.items():
+        assert _commands(build_parser(name))[name].format_help() == parser.format_help(), name
+
+
+def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    (action,) = (each for each in parser._actions if isinstance(each, argparse._SubParsersAction))
+    return dict(action.choices)
+
+
+# Of a daemon's fifty megabytes each of these took some, and other commands need them: the mail servers' configuration,
+# tables for people, the demo, reading mail.
+_NOT_IN_THE_DAEMON = ("rich", "smtplib", "email", "hubtunnel.mta", "hubtunnel.demo", "hubtunnel.cli.peer")
+
+
+def test_the_daemon_imports_what_it_needs_and_no_more(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "hubtunnel", "--config", str(tmp_path / "none.toml"), "run"],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=50,
+        check=False,
+    )
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "hubtunnel.daemon.hub" in imported, "or it ended too early to tell"
+    assert [name for name in _NOT_IN_THE_DAEMON if name in imported] == []
 
 
 @pytest.mark.parametrize("command", ["card", "check", "peer list", "peer show x", "peer remove x"])
