@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 
 from hubtunnel.identity import keyfiles
 from tests.cli.hubs import Hub, Result, environment, run
+from tests.terminal import Terminal
 
 
 @pytest.fixture(autouse=True)
@@ -200,25 +199,15 @@ def test_new_identity_keeps_the_passphrase(a: Hub) -> None:
 
 
 def test_passphrase_is_asked_on_the_terminal_without_echo(a: Hub) -> None:
-    parent, child = pty.openpty()
     command = [sys.executable, "-m", "hubtunnel", "--config", str(a.config), "key", "passphrase", "--identity"]
-    with subprocess.Popen(
-        command, stdin=child, stdout=child, stderr=child, env=environment(), start_new_session=True
-    ) as process:
-        os.close(child)
-        shown = b""
-        for question in (b"none): ", b"again: "):
-            while not shown.endswith(question):
-                shown += os.read(parent, 1024)
-            os.write(parent, b"swordfish\n")
-        try:
-            while chunk := os.read(parent, 1024):
-                shown += chunk
-        except OSError:  # EIO: the other side is closed
-            pass
-        os.close(parent)
-        assert process.wait(timeout=30) == 0, shown
-    assert b"swordfish" not in shown
+    with Terminal(command, environment=environment()) as terminal:
+        shown = ""
+        for question in ("none): ", "again: "):
+            shown += terminal.reads(question)
+            terminal.types("swordfish")
+        shown += terminal.rest()
+        assert terminal.ends() == 0, shown
+    assert "swordfish" not in shown
     ok(a.run("key", "rotate", stdin="swordfish\n"))
 
 

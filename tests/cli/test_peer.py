@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +19,7 @@ from hubtunnel.identity.state import State
 from tests.cli.hubs import Hub, Result, environment, spawn
 from tests.identity import making
 from tests.identity.making import identity, link_key, tree
+from tests.terminal import Terminal
 
 
 def _add(hub: Hub, other: Hub, *arguments: object) -> str:
@@ -115,37 +112,22 @@ def test_without_a_terminal_nobody_is_pinned_unless_compared(a: Hub, b: Hub) -> 
     assert tree(a.folder) == before
 
 
-@pytest.fixture
-def terminal() -> Iterator[tuple[int, int]]:
-    ours, theirs = pty.openpty()
-    yield ours, theirs
-    os.close(ours)
-    os.close(theirs)
-
-
 @pytest.mark.parametrize(
     ("answer", "pinned"), [("yes", True), ("YES ", True), ("no", False), ("y", False), ("", False)]
 )
-def test_at_a_terminal_it_shows_both_hubs_words_and_asks(
-    a: Hub, b: Hub, terminal: tuple[int, int], answer: str, pinned: bool
-) -> None:
-    ours, theirs = terminal
-    os.write(ours, f"{answer}\n".encode())
-    done = subprocess.run(
-        [sys.executable, "-m", "hubtunnel", "--config", str(a.config), "peer", "add", str(b.card)],
-        stdin=theirs,
-        capture_output=True,
-        text=True,
-        env=environment(),
-        timeout=50,
-        check=False,
-    )
+def test_at_a_terminal_it_shows_both_hubs_words_and_asks(a: Hub, b: Hub, answer: str, pinned: bool) -> None:
+    command = [sys.executable, "-m", "hubtunnel", "--config", str(a.config), "peer", "add", str(b.card)]
+    with Terminal(command, environment=environment() | {"COLUMNS": "200"}) as terminal:
+        asked = terminal.reads("Type yes or no: ")
+        terminal.types(answer)
+        terminal.rest()
+        status = terminal.ends()
 
-    shown = done.stdout.split()
+    shown = asked.split()
     for hub in (a, b):
         assert hub.fingerprint in shown
         assert all(word in shown for word in hub.words.split())
-    assert (done.returncode, bool(load(a.config).peers)) == ((0, True) if pinned else (1, False))
+    assert (status, bool(load(a.config).peers)) == ((0, True) if pinned else (1, False))
 
 
 def test_the_address_is_one_that_nobody_uses(a: Hub, b: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

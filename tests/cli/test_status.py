@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import pty
 import re
-import select
-import signal
-import subprocess
 import sys
-import time
 from typing import Any
 
 import pytest
@@ -20,7 +14,8 @@ from rich.console import Console
 from hubtunnel.cli.status_screen import screen, size, span
 from hubtunnel.daemon.cures import CURES, TOLD, cure_of
 from hubtunnel.errors import Reason
-from tests.cli.hubs import ROOT, Hub, Running, environment
+from tests.cli.hubs import Hub, Running, environment
+from tests.terminal import Terminal
 
 
 def peer(name: str, **over: Any) -> dict[str, Any]:
@@ -226,42 +221,17 @@ def test_plain_and_json_of_a_real_daemon(anywhere: Hub) -> None:
 def test_watch_outlives_a_restart_of_the_daemon(anywhere: Hub) -> None:
     """On a terminal of its own; Ctrl-C ends it with status 0 and gives the screen back."""
     daemon = Running(anywhere)
-    ours, theirs = pty.openpty()
-    watch = subprocess.Popen(
-        [sys.executable, "-m", "hubtunnel", "--config", str(anywhere.config), "status", "--watch"],
-        env={**environment(), "TERM": "xterm", "COLUMNS": "100", "LINES": "30", "PYTHONPATH": str(ROOT)},
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        start_new_session=True,
-        # Whoever runs the tests in the background of a shell has it ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    os.close(theirs)
+    command = [sys.executable, "-m", "hubtunnel", "--config", str(anywhere.config), "status", "--watch"]
+    screen = {**environment(), "TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
     try:
-        screen_of(ours, b"0 of 0 peers up")
-        daemon.stop()
-        screen_of(ours, b"waiting for it")
-        daemon = Running(anywhere)
-        screen_of(ours, b"0 of 0 peers up")
-        watch.send_signal(signal.SIGINT)
-        rest = screen_of(ours, b"\x1b[?1049l")
-        assert b"Traceback" not in rest
-        assert watch.wait(20) == 0
+        with Terminal(command, environment=screen) as watch:
+            watch.reads("0 of 0 peers up")
+            daemon.stop()
+            watch.reads("waiting for it")
+            daemon = Running(anywhere)
+            watch.reads("0 of 0 peers up")
+            watch.types("\x03")
+            assert "Traceback" not in watch.reads("\x1b[?1049l")
+            assert watch.ends() == 0
     finally:
-        if watch.poll() is None:
-            watch.kill()
-            watch.wait()
-        os.close(ours)
         daemon.end()
-
-
-def screen_of(terminal: int, wanted: bytes) -> bytes:
-    """What comes on the terminal, until `wanted` is in it."""
-    seen = b""
-    deadline = time.monotonic() + 30
-    while wanted not in seen:
-        assert time.monotonic() < deadline, seen[-500:]
-        if select.select([terminal], [], [], 0.5)[0]:
-            seen += os.read(terminal, 65536)
-    return seen

@@ -5,16 +5,12 @@ from __future__ import annotations
 import ast
 import asyncio
 import os
-import pty
 import re
-import select
 import shlex
-import signal
 import smtplib
 import stat
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
@@ -26,6 +22,7 @@ from hubtunnel.demo.letters import Letter, new_marker, write_letter
 from hubtunnel.demo.ports import Ports
 from hubtunnel.demo.sink import Sink
 from tests.meta.tree import ROOT, files
+from tests.terminal import Terminal
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -130,36 +127,24 @@ class Shell:
     PROMPT = "shell> "
 
     def __init__(self, folder: Path) -> None:
-        self._pid, self._terminal = pty.fork()
-        if self._pid == 0:
-            os.chdir(folder)
-            os.execve("/bin/sh", ["sh"], os.environ | {"PS1": self.PROMPT, "ENV": "", "COLUMNS": "200"})
-        self._seen = ""
+        prompt = os.environ | {"PS1": self.PROMPT, "ENV": "", "COLUMNS": "200"}
+        self._terminal = Terminal(["/bin/sh"], environment=prompt, folder=folder)
 
     def __enter__(self) -> Self:
         self.reads(self.PROMPT)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        for process in (os.tcgetpgrp(self._terminal), self._pid):  # a daemon in the foreground would only reload
-            os.killpg(process, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
-        os.close(self._terminal)
+        self._terminal.__exit__()
 
     def types(self, line: str, until: str = PROMPT) -> str:
         """Type a line and read what comes, up to `until`."""
-        os.write(self._terminal, line.encode() + b"\n")
+        self._terminal.types(line)
         return self.reads(until)
 
     def reads(self, until: str) -> str:
         """What the terminal shows, up to `until`."""
-        deadline = time.monotonic() + 40
-        while until not in self._seen:
-            ready, _, _ = select.select([self._terminal], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready, f"{until!r} was not shown:\n{self._seen}"
-            self._seen += os.read(self._terminal, 65536).decode()
-        shown, _, self._seen = self._seen.partition(until)
-        return shown.replace("\r\n", "\n")
+        return self._terminal.reads(until).removesuffix(until)
 
 
 def test_commands_that_need_root_are_commands_that_exist() -> None:
