@@ -6,6 +6,7 @@ Every proof is a conversation that ends before a message: nothing is sent, nothi
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +24,8 @@ from hubtunnel.mta.findings import Finding, noted, proved, unknown, wrong
 from hubtunnel.mta.inspection import InspectionError
 
 AT_ONCE = 8  # conversations at the same time
+LOOKED_FOR = 2.0  # seconds in which a hub has found its mail server, if it is there: mtawatch.FIRST_WAIT and a probe
+_UNREACHABLE = "told: mta_unreachable: "  # in the 421 of our own daemon
 PEERS_MAX = 2000  # beyond that a look at each would not end
 
 _LOOPS = "mail for this peer would go in a circle: correct `endpoints` in its file, or `[deliver] address` there"
@@ -182,16 +185,33 @@ def _through(peer: Peer, own: set[str]) -> Iterator[Finding]:
         return
     door = Door(peer.listen.host, peer.listen.port)
     try:
-        with conversation(door) as session:
-            yield proved("peer's mail server", peer.name, f"{session.name} answers through the tunnel")
-            yield _no_loop(peer, session, own)
-            yield from _takes_its_domains(peer, session)
-            for extension in ("starttls", "requiretls"):
-                if session.offers(extension):
-                    text = f"offers {extension.upper()} inside the tunnel, where it proves nothing"
-                    yield noted("peer's mail server", peer.name, text)
+        yield from _seen_through(peer, door, own)
+        return
+    except ConversationError as exc:
+        if _UNREACHABLE not in str(exc):
+            yield wrong("peer's mail server", peer.name, str(exc), _cure_of_reply(str(exc)))
+            return
+    # A hub whose mail server was away looks for it again when mail comes, and this was the mail.
+    time.sleep(LOOKED_FOR)
+    try:
+        yield from _seen_through(peer, door, own)
     except ConversationError as exc:
         yield wrong("peer's mail server", peer.name, str(exc), _cure_of_reply(str(exc)))
+
+
+def _seen_through(peer: Peer, door: Door, own: set[str]) -> list[Finding]:
+    """What one conversation shows. Raises `ConversationError`."""
+    with conversation(door) as session:
+        found = [
+            proved("peer's mail server", peer.name, f"{session.name} answers through the tunnel"),
+            _no_loop(peer, session, own),
+            *_takes_its_domains(peer, session),
+        ]
+        for extension in ("starttls", "requiretls"):
+            if session.offers(extension):
+                text = f"offers {extension.upper()} inside the tunnel, where it proves nothing"
+                found.append(noted("peer's mail server", peer.name, text))
+    return found
 
 
 def _cure_of_reply(said: str) -> str:

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from tests.e2e.processes import run, wait_until
-from tests.failures.lab import NETWORK, USER, Host, Hub, side_by_side, two_hosts
+from tests.failures.lab import NETWORK, USER, Host, Hub, hosts, side_by_side
 from tests.failures.rows import Row, logged, of_doctor, of_status, plain, quoted
 
 CLOCK = ("env", "DONT_FAKE_MONOTONIC=1", "faketime", "-f")
@@ -62,7 +62,7 @@ class Cases:
     def __init__(self, stack: ExitStack) -> None:
         there = [f"{NETWORK}.{number}" for number in (*DAEMONS.values(), ABSENT["down"]) if number > 2]
         zone = (f"--server=/gone.example/{NETWORK}.250", "--local=/#/")
-        self.folder, self.here, self.there = stack.enter_context(two_hosts(there, zone))
+        self.folder, (self.here, self.there) = stack.enter_context(hosts("ab", there, zone))
         self.hub = self._made("hub", self.here)
         self.peers: dict[str, Hub] = {}
         self.letters = 0

@@ -155,10 +155,13 @@ class Host:
     namespace: Namespace
     syslog: SystemLog
 
+    def make_postfix(self, name: str, *domains: str) -> None:
+        """Stock Postfix of a host of that name, which takes mail for these domains; not started."""
+        self.machine.sh(_POSTFIX.format(host=name, domains=" ".join(domains), user=USER))
+
     def start_postfix(self, hub: Hub, *others: Hub) -> None:
         """Stock Postfix with what `hubtunnel mta postfix` says of the hub; the domains of `others` are its own too."""
-        domains = " ".join(each.domain for each in (hub, *others))
-        self.machine.sh(_POSTFIX.format(host=hub.name, domains=domains, user=USER))
+        self.make_postfix(hub.name, *(each.domain for each in (hub, *others)))
         self.machine.run("sh", str(hub.folder / "postfix" / "steps.sh"))
         self.machine.sh("postfix start")
         for port in (25, 26):
@@ -184,8 +187,8 @@ class Host:
 
 
 @contextmanager
-def two_hosts(there: Sequence[str], zone: Sequence[str]) -> Iterator[tuple[Path, Host, Host]]:
-    """A folder that both see, the operator's host with a name server of these options, and one with more addresses."""
+def hosts(letters: str, there: Sequence[str], zone: Sequence[str]) -> Iterator[tuple[Path, list[Host]]]:
+    """A folder that all see; a host with a name server of these options; others, which share network and addresses."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hubtunnel-failures-")))
         folder.chmod(0o711)
@@ -198,8 +201,9 @@ def two_hosts(there: Sequence[str], zone: Sequence[str]) -> Iterator[tuple[Path,
         resolver = namespaces[0].start("dnsmasq", [*dnsmasq, *listens, *zone], folder / "dnsmasq.log")
         stack.callback(resolver.stop)
 
-        hosts = []
-        for letter, namespace in zip("ab", namespaces, strict=True):
+        made = []
+        for number, letter in enumerate(letters):
+            namespace = namespaces[min(number, 1)]
             syslog = SystemLog(folder / f"{letter}.syslog")
             stack.callback(syslog.close)
             machine = Machine(
@@ -208,8 +212,8 @@ def two_hosts(there: Sequence[str], zone: Sequence[str]) -> Iterator[tuple[Path,
                 shared=(folder, ROOT, Path(sys.prefix), Path(sys.base_prefix)),
             )  # fmt: skip
             stack.callback(machine.stop)
-            hosts.append(Host(machine, namespace, syslog))
-        yield folder, hosts[0], hosts[1]
+            made.append(Host(machine, namespace, syslog))
+        yield folder, made
 
 
 def side_by_side(*jobs: Callable[[], T]) -> list[T]:
