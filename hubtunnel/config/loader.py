@@ -15,6 +15,7 @@ from hubtunnel.config import checks
 from hubtunnel.config.model import DEFAULT_PATH, PEERS_FOLDER, Config, Peer, file_keys
 from hubtunnel.config.values import HostName, Pin, decode_value, read_psk
 from hubtunnel.errors import ConfigError, KeyFileError
+from hubtunnel.identity.files import read_at_most
 
 ENVIRONMENT = "HUBTUNNEL_CONFIG"
 FILE_MAX = 1 << 20  # bytes of one configuration file
@@ -70,8 +71,7 @@ class _Place:
 
 def _read_toml(file: Path, problems: list[str]) -> _Table | None:
     try:
-        with open(file, "rb") as opened:
-            data = opened.read(FILE_MAX + 1)
+        data = read_at_most(file, FILE_MAX + 1)
     except FileNotFoundError:
         problems.append(f"{file}: there is no such file; `hubtunnel init --name NAME` makes it, --config names another")
         return None

@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable
+from pathlib import Path
 
 from hubtunnel.errors import CardError
+from hubtunnel.identity import files
 from hubtunnel.identity.card import SignedCard
 from hubtunnel.identity.fingerprint import to_text
 from hubtunnel.protocol.constants import CARD_MAX, Code
@@ -65,6 +67,11 @@ def dearmour(text: str) -> list[SignedCard]:
     if not cards:
         raise _damaged(f"there is no line {BEGIN!r}; `hubtunnel card` on the hub prints its card")
     return cards
+
+
+def read_cards(path: Path) -> list[SignedCard]:
+    """The cards in a file, one or more. Raises `CardError` or `OSError`."""
+    return dearmour(files.read_at_most(path, TEXT_MAX + 1).decode(errors="replace"))
 
 
 def _decode(lines: list[str]) -> bytes:

@@ -22,6 +22,7 @@ PUBLIC_MODE = 0o644
 STATE_MODE = 0o700
 PRIVATE_FILE_MAX = 64 * 1024  # no private file of ours is near this; what is larger is another file
 ROOM_MIN = 1024 * 1024  # bytes; a change of keys takes some 100 KiB
+_PIECE = 64 * 1024
 _UNFINISHED = ".new"  # ends the temporary name of a file that is being written
 
 
@@ -47,6 +48,20 @@ def want_of_room(folder: Path) -> str | None:
 def state_owner() -> tuple[int, int] | None:
     """Whom state and key files are given to: the service user where we are root and it exists, else nobody else."""
     return service_owner() if os.geteuid() == 0 else None
+
+
+def read_at_most(path: Path, most: int) -> bytes:
+    """The first `most` bytes of a file. Raises `OSError`.
+
+    In pieces: `read(most)` asks for the memory first, and what malloc learns from a megabyte that is given back at once
+    (M_MMAP_THRESHOLD, mallopt(3)) is to keep two of them in each arena from then on.
+    """
+    pieces: list[bytes] = []
+    with open(path, "rb") as file:
+        while most > 0 and (piece := file.read(min(most, _PIECE))):
+            pieces.append(piece)
+            most -= len(piece)
+    return b"".join(pieces)
 
 
 def atomic_write(

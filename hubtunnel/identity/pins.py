@@ -14,7 +14,7 @@ from typing import NamedTuple
 from hubtunnel.config.model import Config, Peer
 from hubtunnel.errors import CardError, ConfigError, KeyFileError
 from hubtunnel.identity import acknowledged
-from hubtunnel.identity.armour import TEXT_MAX, dearmour
+from hubtunnel.identity.armour import read_cards
 from hubtunnel.identity.caller import Caller
 from hubtunnel.identity.card import Card, SignedCard
 from hubtunnel.identity.chain import accept_chain, shared_key
@@ -192,8 +192,7 @@ def _note_refusals(state: State, notices: list[Notice], by: Caller, now: float) 
 def read_card_file(peer: Peer) -> list[SignedCard]:
     """The cards in `NAME.card`, none when there is no such file. Raises `CardError` or `OSError`."""
     try:
-        with open(peer.card_path, encoding="utf-8", errors="replace") as file:
-            return dearmour(file.read(TEXT_MAX + 1))
+        return read_cards(peer.card_path)
     except FileNotFoundError:
         return []
 

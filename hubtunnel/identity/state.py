@@ -26,7 +26,7 @@ from typing import Self
 
 from hubtunnel.errors import CardError, HubtunnelError, KeyFileError
 from hubtunnel.identity import files, keyfiles
-from hubtunnel.identity.armour import TEXT_MAX, armour, armour_all, dearmour
+from hubtunnel.identity.armour import armour, armour_all, read_cards
 from hubtunnel.identity.card import IdentitySecret, SignedCard
 from hubtunnel.protocol.pair import LinkSecret
 
@@ -312,8 +312,7 @@ def _take_lock(folder: Path) -> int:
 
 def _read_cards(path: Path) -> list[SignedCard]:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return dearmour(file.read(TEXT_MAX + 1))
+        return read_cards(path)
     except FileNotFoundError:
         raise
     except OSError as exc:
