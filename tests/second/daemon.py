@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -130,6 +131,13 @@ class Link:
     def _connect(self, resume: Session | None) -> Wire:
         raise NotImplementedError
 
+    def resume(self, session: Session) -> Wire:
+        """The next carrier of a session that was cut, on which it has been resumed."""
+        wire = self.connect(session)
+        wire.until(lambda: wire.carrier.up, "RESUMED")
+        assert wire.session is session
+        return wire
+
     def _poll(self) -> None:
         for end in self.daemon.ends:
             end.poll()
@@ -189,3 +197,18 @@ class DaemonDials(Link):
         finally:
             self.daemon.second_listens.setblocking(False)
         return Wire(self.second.accept(), connection)
+
+    def resume(self, session: Session) -> Wire:
+        """As above, behind what the daemon may have dialled before the cut.
+
+        After a change of keys it moves the session to another carrier by itself, at a moment that chance decides; when
+        the carrier that it has is cut meanwhile it gives that dial up, and dials to resume.
+        """
+        given_up = self.connect(session)
+        with contextlib.suppress(ConnectionError):
+            given_up.until(lambda: given_up.carrier.up or given_up.ended, "RESUMED, or an end")
+        if given_up.carrier.up:
+            assert given_up.session is session
+            return given_up
+        given_up.cut()
+        return super().resume(session)

@@ -88,9 +88,7 @@ def test_our_next_card_is_taken_up(link: Link) -> None:
     assert session.streams.card_acks == [(following.serial, following.hash)]
     second.card, second.keys = following, keys
     wire.cut()
-    again = link.connect(session)
-    again.until(lambda: again.carrier.up, "RESUMED")
-    assert again.session is session
+    again = link.resume(session)
     (*_, newest) = keys.values()
     assert again.carrier.pair.own == newest
 
@@ -110,7 +108,5 @@ def test_the_daemons_next_card_is_taken_up(link: Link) -> None:
     # key that it knows us to know (LK2).
     link.wait(lambda: link.daemon.peer_status()["card"]["acknowledged"] == following.serial, "our CARD_ACK in force")
     wire.cut()
-    again = link.connect(session)
-    again.until(lambda: again.carrier.up, "RESUMED")
-    assert again.session is session
+    again = link.resume(session)
     assert again.carrier.pair.peer == following.newest(int(time.time())).public
