@@ -59,6 +59,7 @@ class Admission:
         self._pending = 0
         self._pending_unknown = 0
         self._listed: dict[str, frozenset[str]] = {}
+        self._listed_by: Counter[str] = Counter()  # how many peers list a network
         self._authenticated: OrderedDict[str, float] = OrderedDict()
         self.refused = 0
         self.refused_unknown = 0  # of them, those from addresses that no peer is known by
@@ -89,7 +90,14 @@ class Admission:
 
     def list_addresses(self, peer: str, addresses: Iterable[str]) -> None:
         """Replace the addresses that a peer lists (its endpoints, as resolved last); none when it is removed."""
-        self._listed[peer] = frozenset(network_of(a) for a in addresses)
+        networks = frozenset(network_of(a) for a in addresses)
+        for network in self._listed.pop(peer, ()):
+            self._listed_by[network] -= 1
+            if not self._listed_by[network]:
+                del self._listed_by[network]
+        self._listed_by.update(networks)
+        if networks:
+            self._listed[peer] = networks
 
     def authenticated(self, address: str, now: float) -> None:
         """An address showed that a peer is there."""
@@ -100,7 +108,7 @@ class Admission:
             self._authenticated.popitem(last=False)
 
     def _known(self, network: str, now: float) -> bool:
-        if any(network in listed for listed in self._listed.values()):
+        if network in self._listed_by:
             return True
         since = self._authenticated.get(network)
         return since is not None and now - since <= KNOWN_FOR

@@ -8,6 +8,8 @@ back.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -251,22 +253,61 @@ def _why_no_key(card: Card, now: float) -> str:
 # --- peers --------------------------------------------------------------------------------------------------------
 
 
+class _InForce:
+    """The cards in force so far, found by what no two hubs may share: to compare each with all takes long of many."""
+
+    def __init__(self, own: Iterable[Card]) -> None:
+        self._cards: dict[bytes, Card] = {}  # by pin
+        self._by_idfp: defaultdict[bytes, dict[bytes, Card]] = defaultdict(dict)  # by pin in turn, as are the next
+        self._by_half: defaultdict[bytes, dict[bytes, Card]] = defaultdict(dict)  # of a link key
+        for card in own:
+            self._enter(card.hash, card)  # which is no pin of any peer
+
+    def put(self, pin: bytes, card: Card) -> None:
+        """This is the card of that peer now."""
+        before = self._cards.get(pin)
+        if before is not None:
+            self._by_idfp[before.idfp].pop(pin)
+            for half in _halves(before):
+                self._by_half[half].pop(pin)
+        self._cards[pin] = card
+        self._by_idfp[card.idfp][pin] = card
+        self._enter(pin, card)
+
+    def _enter(self, pin: bytes, card: Card) -> None:
+        for half in _halves(card):
+            self._by_half[half][pin] = card
+
+    def same_identity(self, pin: bytes, card: Card) -> Card | None:
+        """The card of another peer that has the identity of this one."""
+        return next((other for place, other in self._by_idfp[card.idfp].items() if place != pin), None)
+
+    def same_keys(self, pin: bytes, card: Card) -> list[Card]:
+        """The cards of others, our own among them, that list a link key of this one, or half of one."""
+        return [other for half in _halves(card) for place, other in self._by_half[half].items() if place != pin]
+
+
+def _halves(card: Card) -> set[bytes]:
+    return {half for key in card.link_keys for half in (key.x25519, key.mlkem768)}
+
+
 def _peers(
     config: Config, state: State, own: list[SignedCard], problems: list[str]
 ) -> tuple[list[PeerKeys], list[Notice], list[PeerKeys]]:
     accepted = {peer.pin: cards for peer in config.peers if (cards := _accepted(state, peer, problems)) is not None}
-    in_force: dict[bytes, Card] = {pin: cards.latest.card for pin, cards in accepted.items()}
+    in_force = _InForce(signed.card for signed in own)
+    for pin, known in accepted.items():
+        in_force.put(pin, known.latest.card)
     peers: list[PeerKeys] = []
     changed: list[PeerKeys] = []
     notices: list[Notice] = []
     # Those accepted before come first, so that of two that clash it is the newcomer that is refused.
     for peer in sorted(config.peers, key=lambda peer: peer.pin not in accepted):
         before = accepted.get(peer.pin)
-        others = [signed.card for signed in own] + [card for pin, card in in_force.items() if pin != peer.pin]
         try:
             if peer.pin == own[-1].card.idfp:
                 raise CardError(Code.REFUSED.word, _OURSELVES)
-            cards, notice = _offered(peer, before, others)
+            cards, notice = _offered(peer, before, in_force)
         except (CardError, OSError) as exc:
             problems.append(f"{peer.card_path}: {exc.strerror if isinstance(exc, OSError) else exc}")
             continue
@@ -275,7 +316,7 @@ def _peers(
         if clash:
             problems.append(f"{peer.path}: pin: {clash}")
             continue
-        in_force[peer.pin] = cards.latest.card
+        in_force.put(peer.pin, cards.latest.card)
         peers.append(PeerKeys(peer, cards))
         if cards is not before:
             changed.append(peers[-1])
@@ -295,7 +336,7 @@ def _accepted(state: State, peer: Peer, problems: list[str]) -> PeerCards | None
     return cards
 
 
-def _offered(peer: Peer, before: PeerCards | None, others: list[Card]) -> tuple[PeerCards, list[Notice]]:
+def _offered(peer: Peer, before: PeerCards | None, in_force: _InForce) -> tuple[PeerCards, list[Notice]]:
     """What is in force of a peer once `NAME.card` was looked at. Raises `CardError` when there is nothing to trust."""
     if before is None:
         cards = read_card_file(peer)
@@ -306,14 +347,14 @@ def _offered(peer: Peer, before: PeerCards | None, others: list[Card]) -> tuple[
                 "`hubtunnel card` on the peer prints it, `hubtunnel peer add` stores it",
             )
         taken = accept_chain(peer.pin, None, cards)
-        _refuse_shared(taken[-1], others)
+        _refuse_shared(peer, taken[-1], in_force)
         return PeerCards(taken[0], taken[-1]), []
     try:
         offered = [signed for signed in read_card_file(peer) if signed.card.hash != before.latest.card.hash]
         if not offered:
             return before, []
         taken = accept_chain(peer.pin, before.latest, offered)
-        _refuse_shared(taken[-1], others)
+        _refuse_shared(peer, taken[-1], in_force)
     except (CardError, OSError) as exc:
         alarm = isinstance(exc, CardError) and exc.code != Code.CARD_OLDER.word
         text = f"{peer.card_path}: ignored: {exc}; the accepted card {before.latest.card.serial} stays in force"
@@ -323,16 +364,16 @@ def _offered(peer: Peer, before: PeerCards | None, others: list[Card]) -> tuple[
     return PeerCards(before.first, taken[-1]), []
 
 
-def _refuse_shared(newcomer: SignedCard, others: list[Card]) -> None:
-    shared = shared_key(newcomer.card, others)
+def _refuse_shared(peer: Peer, newcomer: SignedCard, in_force: _InForce) -> None:
+    shared = shared_key(newcomer.card, in_force.same_keys(peer.pin, newcomer.card))
     if shared is not None:
         raise CardError(Code.REFUSED.word, f"the card lists a key that is another hub's already ({shared})")
 
 
-def _same_hub(peer: Peer, card: Card, own: Card, in_force: dict[bytes, Card]) -> str | None:
+def _same_hub(peer: Peer, card: Card, own: Card, in_force: _InForce) -> str | None:
     if card.idfp == own.idfp:
         return _OURSELVES
-    for pin, other in in_force.items():
-        if pin != peer.pin and other.idfp == card.idfp:
-            return f"is the same hub as another peer, which now has the identity of {other.shown_name}"
-    return None
+    other = in_force.same_identity(peer.pin, card)
+    if other is None:
+        return None
+    return f"is the same hub as another peer, which now has the identity of {other.shown_name}"

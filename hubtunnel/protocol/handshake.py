@@ -150,6 +150,7 @@ class Initiator:
             self._fail("auth")
             return
         self._state = _Dial.DONE
+        self._m1 = b""
         leftover = bytes(self._buffer[c.M2_LEN :])
         self._buffer.clear()
         self.established = _established(

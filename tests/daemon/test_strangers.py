@@ -57,6 +57,25 @@ def test_known_addresses_are_forgotten() -> None:
     assert admission.admit("192.0.2.2", KNOWN_FOR + 1)
 
 
+def test_an_address_is_known_as_long_as_any_peer_lists_it() -> None:
+    def known(address: str) -> bool:
+        admission = Admission(1)  # of which none is for strangers
+        for peer, addresses in changes:
+            admission.list_addresses(peer, addresses)
+        return admission.admit(address, 0.0) is not None
+
+    changes = [("b", ["192.0.2.1", "192.0.2.2"]), ("c", ["192.0.2.1"]), ("c", ["192.0.2.1"])]
+    assert known("192.0.2.1")
+    assert known("192.0.2.2")
+    assert not known("192.0.2.3")
+    changes += [("b", ["192.0.2.3"])]
+    assert known("192.0.2.1")
+    assert not known("192.0.2.2")
+    assert known("192.0.2.3")
+    changes += [("c", [])]
+    assert not known("192.0.2.1")
+
+
 def test_known_addresses_are_bounded() -> None:
     admission = Admission(2)
     for number in range(KNOWN_MAX + 1):
