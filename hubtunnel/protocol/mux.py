@@ -142,11 +142,13 @@ class Mux:
                 stream.listed = False
                 if stream.closed:
                     continue
-                size += self._turn(stream, parts, room - size)
+                quantum = c.STREAM_QUANTUM if ready else room
+                left = room - size
+                size += stream.emit_whole(parts, min(quantum, left)) or self._turn(stream, parts, left, quantum)
         return b"".join(parts) if size else None
 
-    def _turn(self, stream: Stream, parts: list[bytes | memoryview], room: int) -> int:
-        size = stream.emit(parts, room, c.STREAM_QUANTUM if self._ready else room)
+    def _turn(self, stream: Stream, parts: list[bytes | memoryview], room: int, quantum: int) -> int:
+        size = stream.emit(parts, room, quantum)
         if stream.closed:
             self._forget(stream)
         elif stream.ready:

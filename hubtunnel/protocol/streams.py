@@ -220,6 +220,29 @@ class Stream:
             or (self._end_queued and not self._chunks)
         )
 
+    def emit_whole(self, parts: list[bytes | memoryview], room: int) -> int:
+        """What most turns of `emit` are, in half its time: one read of the local socket waits, nothing else, and fits.
+
+        Nothing is done, and 0 is returned, where it is not so.
+        """
+        take = self.queued
+        if (
+            len(self._chunks) != 1
+            or take > self.send_credit
+            or take > room - c.FRAME_HEADER_LEN
+            or self.credit_due
+            or self._opening is not None
+            or self._end_queued
+            or self._reading_paused
+        ):
+            return 0
+        parts.append(frames.header(frames.DATA, self.id, take))
+        parts.append(self._chunks.pop())
+        self.queued = 0
+        self.send_credit -= take
+        self._mux.budget.give(take)
+        return take + c.FRAME_HEADER_LEN
+
     def emit(self, parts: list[bytes | memoryview], room: int, quantum: int) -> int:
         """One turn: add frames of this stream to `parts`, at most `quantum` bytes of data and at most `room` bytes.
 
