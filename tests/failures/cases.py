@@ -97,7 +97,9 @@ class Cases:
             peer.init()
         if peer.who in DAEMONS:
             listen = "127.0.1.2:24" if peer.who == "well" else f"127.0.2.{number}:24"
-            peer.introduce(self.hub, listen=listen, domains=[self.hub.domain])
+            # Whoever is to be up dials as well, and at once: the hub has given up hope meanwhile, and dials seldom.
+            endpoint = "" if peer.who in REASONS else self.hub.address
+            peer.introduce(self.hub, endpoint=endpoint, listen=listen, domains=[self.hub.domain])
         if peer.who == "psk":
             peer.command("key", "psk", self.hub.name)
 
@@ -313,7 +315,7 @@ class Cases:
     def _no_daemon(self) -> Row:
         """The hub's own daemon is gone: what its mail server says then."""
         hub, well = self.hub, self.peers["well"]
-        hub.says("stop")
+        hub.stop()
         self.here.send(f"{USER}@{hub.domain}", [f"{USER}@{well.domain}"])
         why = wait_until(lambda: self.here.queue().get(f"{USER}@{well.domain}"), "a reason")
         found = of_doctor(hub, self._doctor(hub), [hub.name, well.name], ("daemon", "peer's mail server"))

@@ -40,7 +40,7 @@ def plain(text: str, hub: Hub) -> str:
     }
     for path, shown in paths.items():
         text = text.replace(path, shown)
-    text = re.sub(r"^no answer given: \d+ ", "no answer given: … ", text)
+    text = re.sub(r"(?<=^no answer given: )\d+|(?<=\()\d+(?= KiB left\))", "…", text)
     return _TIME.sub("…", _ID.sub("…", text)).strip()
 
 
