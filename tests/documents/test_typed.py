@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from tests.documents.blocks import Block, blocks
 from tests.documents.typist import Keyboard, introduced, keyboards
 from tests.e2e.processes import missing
+from tests.failures.lab import side_by_side
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.slow]
 
@@ -103,11 +105,14 @@ def test_everything_is_typed_in_the_order_of_a_life(all_three: list[Keyboard]) -
 def _mail(here: Keyboard, there: Keyboard) -> None:
     """The mail servers of both are pointed at the tunnel, and `doctor` proves it."""
     *pointing, proving = block("hubtunnel mta postfix --write hubtunnel-postfix", "docs/MTA.md").commands
-    for keyboard in (here, there):
+
+    def points(keyboard: Keyboard) -> None:
         keyboard.host.make_postfix(keyboard.name, keyboard.name.removeprefix("mx."))
         keyboard.types("postfix start")
         for line in pointing:
             keyboard.types(line)
+
+    side_by_side(partial(points, here), partial(points, there))
     for keyboard in (here, there):
         assert "nothing is wrong" in keyboard.types(proving).splitlines()[-1]
 

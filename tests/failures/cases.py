@@ -316,6 +316,8 @@ class Cases:
         """The hub's own daemon is gone: what its mail server says then."""
         hub, well = self.hub, self.peers["well"]
         hub.stop()
+        # The child of nsenter is killed with it, and gone a moment later.
+        wait_until(lambda: not self.here.namespace.listens("127.0.1.2", 24), "nobody at the peer's address")
         self.here.send(f"{USER}@{hub.domain}", [f"{USER}@{well.domain}"])
         why = wait_until(lambda: self.here.queue().get(f"{USER}@{well.domain}"), "a reason")
         found = of_doctor(hub, self._doctor(hub), [hub.name, well.name], ("daemon", "peer's mail server"))
