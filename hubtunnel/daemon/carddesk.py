@@ -19,7 +19,7 @@ from hubtunnel.identity.caller import Caller
 from hubtunnel.identity.card import SignedCard
 from hubtunnel.identity.incoming import Received
 from hubtunnel.identity.pins import HubKeys, PeerKeys
-from hubtunnel.identity.state import PeerCards, State
+from hubtunnel.identity.state import State
 from hubtunnel.protocol.constants import Code, code_word
 from hubtunnel.protocol.events import CardAcknowledged, CardReceived, CardRefused, OwnCardsBehind
 from hubtunnel.protocol.pair import LinkSecret
@@ -180,7 +180,7 @@ class CardDesk:
         if received.kind == "own":
             await self._in_force(await self._workers.call(self._load), None)
         elif received.kind == "accepted":
-            await self._replace(link, lambda keys: replace(keys, cards=PeerCards(keys.cards.first, signed)))
+            await self._replace(link, lambda keys: replace(keys, cards=replace(keys.cards, latest=signed)))
 
     def _refuse(self, link: PeerLink, happened: CardReceived, exc: CardError) -> None:
         code = next((code for code in Code if code.word == exc.code), Code.REFUSED)

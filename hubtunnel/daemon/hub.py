@@ -460,4 +460,4 @@ def _staying(before: HubKeys, after: HubKeys) -> set[str]:
 
 
 def _same_pin(old: PeerKeys, new: PeerKeys) -> bool:
-    return old.config.pin == new.config.pin and old.cards.first.data == new.cards.first.data
+    return old.config.pin == new.config.pin and old.cards.first == new.cards.first

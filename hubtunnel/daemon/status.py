@@ -95,7 +95,7 @@ def peer_status(link: PeerLink) -> dict[str, Any]:
         },
         "link_key": _link_key(link, carriers),
         "card": {
-            "first": cards.first.card.serial,
+            "first": cards.first.serial,
             "accepted": cards.latest.card.serial,
             "acknowledged": known.serial or None,
         },

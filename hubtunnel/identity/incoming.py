@@ -43,7 +43,9 @@ def receive(state: State, keys: HubKeys, peer: PeerKeys, data: bytes, by: Caller
             return Received("again", signed)
         others = [keys.card.card, *(other.cards.latest.card for other in keys.peers if other.name != peer.name)]
         _refuse_known_elsewhere(signed.card, others)
-        state.set_peer(peer.config.pin, PeerCards(before.first, signed))
+        stored = state.peer(peer.config.pin)
+        first = before.latest if stored is None else stored.first
+        state.set_peer(peer.config.pin, PeerCards(first, signed))
     except CardError as exc:
         note_refused(state, by, now, peer.name, exc)
         raise

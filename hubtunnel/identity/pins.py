@@ -8,8 +8,6 @@ back.
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -20,6 +18,7 @@ from hubtunnel.identity.armour import read_cards
 from hubtunnel.identity.caller import Caller
 from hubtunnel.identity.card import Card, SignedCard
 from hubtunnel.identity.chain import accept_chain, shared_key
+from hubtunnel.identity.inforce import InForce
 from hubtunnel.identity.published import refuse_published
 from hubtunnel.identity.state import PeerCards, State, StateError
 from hubtunnel.identity.trail import note_accepted, note_refused
@@ -39,11 +38,39 @@ class Notice(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class FirstCard:
+    """What a daemon needs of the card that was accepted first; the card itself stays in the state."""
+
+    serial: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCards:
+    """What was accepted of a peer, as a daemon holds it for each of its peers."""
+
+    first: FirstCard
+    latest: SignedCard
+
+    @classmethod
+    def of(cls, cards: PeerCards) -> HeldCards:
+        """Out of what the state has."""
+        return cls(FirstCard(cards.first.card.serial, cards.first.card.hash), cards.latest)
+
+
+class _Accepted(NamedTuple):
+    """A configured peer, and what is accepted of it."""
+
+    config: Peer
+    cards: PeerCards
+
+
+@dataclass(frozen=True, slots=True)
 class PeerKeys:
     """What is trusted of one peer."""
 
     config: Peer
-    cards: PeerCards
+    cards: HeldCards
     known: acknowledged.Known = field(default=acknowledged.Known(), compare=False)  # what it is known to hold of us
 
     @property
@@ -139,9 +166,11 @@ def load_hub(
     notices = list(own.notices)
     peers, peer_notices, changed = _peers(config, state, list(own.cards), problems)
     if not allow_published:
-        for peer in peers:
-            keys = [key.public for key in peer.links]
-            problems += refuse_published(str(peer.config.path), peer.idfp, keys, peer.config.psk)
+        for peer, cards in peers:
+            latest = cards.latest.card
+            problems += refuse_published(
+                str(peer.path), latest.idfp, [key.public for key in latest.link_keys], peer.psk
+            )
     if problems:
         raise ConfigError(problems)
     if state.writable:
@@ -161,28 +190,29 @@ def load_own(state: State, *, allow_published: bool = False) -> OwnKeys:
     return own
 
 
-def _with_known(state: State, peers: list[PeerKeys]) -> tuple[tuple[PeerKeys, ...], list[Notice]]:
+def _with_known(state: State, peers: list[_Accepted]) -> tuple[tuple[PeerKeys, ...], list[Notice]]:
     """The peers with what each is known to hold of us. A damaged record stops nothing: the peer says it again."""
     found: list[PeerKeys] = []
     notices: list[Notice] = []
-    for peer in peers:
+    for peer, cards in peers:
+        keys = PeerKeys(peer, HeldCards.of(cards))
         try:
-            found.append(replace(peer, known=acknowledged.read(state, peer.config.pin)))
+            keys = replace(keys, known=acknowledged.read(state, peer.pin))
         except StateError as exc:
-            found.append(peer)
             notices.append(Notice(False, str(exc), peer.name))
+        found.append(keys)
     return tuple(found), notices
 
 
-def _store(state: State, own_serial: int, changed: list[PeerKeys], by: Caller, now: float) -> list[Notice]:
+def _store(state: State, own_serial: int, changed: list[_Accepted], by: Caller, now: float) -> list[Notice]:
     """Keep the cards that were newly accepted. Returns alarms about a trail that could not say so."""
-    for peer in changed:
-        if state.peer(peer.config.pin) is None:
-            acknowledged.note_given(state, peer.config.pin, own_serial)
-        state.set_peer(peer.config.pin, peer.cards)
+    for peer, cards in changed:
+        if state.peer(peer.pin) is None:
+            acknowledged.note_given(state, peer.pin, own_serial)
+        state.set_peer(peer.pin, cards)
     if not changed:
         return []
-    problem = note_accepted(state, by, now, {peer.name: peer.cards.latest for peer in changed})
+    problem = note_accepted(state, by, now, {peer.name: cards.latest for peer, cards in changed})
     return [Notice(True, problem)] if problem else []
 
 
@@ -253,53 +283,15 @@ def _why_no_key(card: Card, now: float) -> str:
 # --- peers --------------------------------------------------------------------------------------------------------
 
 
-class _InForce:
-    """The cards in force so far, found by what no two hubs may share: to compare each with all takes long of many."""
-
-    def __init__(self, own: Iterable[Card]) -> None:
-        self._cards: dict[bytes, Card] = {}  # by pin
-        self._by_idfp: defaultdict[bytes, dict[bytes, Card]] = defaultdict(dict)  # by pin in turn, as are the next
-        self._by_half: defaultdict[bytes, dict[bytes, Card]] = defaultdict(dict)  # of a link key
-        for card in own:
-            self._enter(card.hash, card)  # which is no pin of any peer
-
-    def put(self, pin: bytes, card: Card) -> None:
-        """This is the card of that peer now."""
-        before = self._cards.get(pin)
-        if before is not None:
-            self._by_idfp[before.idfp].pop(pin)
-            for half in _halves(before):
-                self._by_half[half].pop(pin)
-        self._cards[pin] = card
-        self._by_idfp[card.idfp][pin] = card
-        self._enter(pin, card)
-
-    def _enter(self, pin: bytes, card: Card) -> None:
-        for half in _halves(card):
-            self._by_half[half][pin] = card
-
-    def same_identity(self, pin: bytes, card: Card) -> Card | None:
-        """The card of another peer that has the identity of this one."""
-        return next((other for place, other in self._by_idfp[card.idfp].items() if place != pin), None)
-
-    def same_keys(self, pin: bytes, card: Card) -> list[Card]:
-        """The cards of others, our own among them, that list a link key of this one, or half of one."""
-        return [other for half in _halves(card) for place, other in self._by_half[half].items() if place != pin]
-
-
-def _halves(card: Card) -> set[bytes]:
-    return {half for key in card.link_keys for half in (key.x25519, key.mlkem768)}
-
-
 def _peers(
     config: Config, state: State, own: list[SignedCard], problems: list[str]
-) -> tuple[list[PeerKeys], list[Notice], list[PeerKeys]]:
+) -> tuple[list[_Accepted], list[Notice], list[_Accepted]]:
     accepted = {peer.pin: cards for peer in config.peers if (cards := _accepted(state, peer, problems)) is not None}
-    in_force = _InForce(signed.card for signed in own)
+    in_force = InForce(signed.card for signed in own)
     for pin, known in accepted.items():
         in_force.put(pin, known.latest.card)
-    peers: list[PeerKeys] = []
-    changed: list[PeerKeys] = []
+    peers: list[_Accepted] = []
+    changed: list[_Accepted] = []
     notices: list[Notice] = []
     # Those accepted before come first, so that of two that clash it is the newcomer that is refused.
     for peer in sorted(config.peers, key=lambda peer: peer.pin not in accepted):
@@ -317,10 +309,10 @@ def _peers(
             problems.append(f"{peer.path}: pin: {clash}")
             continue
         in_force.put(peer.pin, cards.latest.card)
-        peers.append(PeerKeys(peer, cards))
+        peers.append(_Accepted(peer, cards))
         if cards is not before:
             changed.append(peers[-1])
-    peers.sort(key=lambda peer: peer.name)
+    peers.sort(key=lambda each: each.config.name)
     return peers, notices, changed
 
 
@@ -336,7 +328,7 @@ def _accepted(state: State, peer: Peer, problems: list[str]) -> PeerCards | None
     return cards
 
 
-def _offered(peer: Peer, before: PeerCards | None, in_force: _InForce) -> tuple[PeerCards, list[Notice]]:
+def _offered(peer: Peer, before: PeerCards | None, in_force: InForce) -> tuple[PeerCards, list[Notice]]:
     """What is in force of a peer once `NAME.card` was looked at. Raises `CardError` when there is nothing to trust."""
     if before is None:
         cards = read_card_file(peer)
@@ -364,13 +356,13 @@ def _offered(peer: Peer, before: PeerCards | None, in_force: _InForce) -> tuple[
     return PeerCards(before.first, taken[-1]), []
 
 
-def _refuse_shared(peer: Peer, newcomer: SignedCard, in_force: _InForce) -> None:
+def _refuse_shared(peer: Peer, newcomer: SignedCard, in_force: InForce) -> None:
     shared = shared_key(newcomer.card, in_force.same_keys(peer.pin, newcomer.card))
     if shared is not None:
         raise CardError(Code.REFUSED.word, f"the card lists a key that is another hub's already ({shared})")
 
 
-def _same_hub(peer: Peer, card: Card, own: Card, in_force: _InForce) -> str | None:
+def _same_hub(peer: Peer, card: Card, own: Card, in_force: InForce) -> str | None:
     if card.idfp == own.idfp:
         return _OURSELVES
     other = in_force.same_identity(peer.pin, card)

@@ -73,7 +73,7 @@ class CardExchange:
         self._book = book
         self._events = events
         self._send = send
-        self._to_send: deque[HeldCard] = deque()
+        self._to_send: list[HeldCard] = []  # not a deque, of which an empty one takes as much as all the rest of this
         self._in_flight: HeldCard | None = None
         self._stopped = False  # CD12: the peer refused a card: no more of them in this session
         self._asked = False  # CD13: CARD_GET was sent
@@ -111,7 +111,7 @@ class CardExchange:
         """CD11: one card at a time, in parts; the next after the answer."""
         if self._in_flight is not None or self._stopped or not self._to_send:
             return
-        card = self._in_flight = self._to_send.popleft()
+        card = self._in_flight = self._to_send.pop(0)
         for at in range(0, len(card.data), c.CARD_PART_MAX):
             head = _PART.pack(card.serial, len(card.data), at)
             self._send(frames.encode(Frame.CARD_PART, 0, head + card.data[at : at + c.CARD_PART_MAX]))

@@ -53,7 +53,7 @@ class Environment:
     random: Callable[[int], bytes]
     cards: CardBook = field(default_factory=CardBook)
     events: deque[Event] = field(default_factory=deque)
-    jobs: deque[Job] = field(default_factory=deque)
+    jobs: list[Job] = field(default_factory=list)  # few and seldom any
 
     def close_carrier(self, carrier: Carrier, code: str, text: str, *, fault: bool) -> None:
         """No more of this carrier. After a fault nothing that waits on it leaves any more."""

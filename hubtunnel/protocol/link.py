@@ -337,7 +337,7 @@ class Link:
 
     def next_job(self) -> Job | None:
         """Public-key work for a thread."""
-        return self._env.jobs.popleft() if self._env.jobs else None
+        return self._env.jobs.pop(0) if self._env.jobs else None
 
     def job_done(self, job: Job, result: object, now: float) -> None:
         """The result of a job, or the exception that it raised."""

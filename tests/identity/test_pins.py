@@ -11,7 +11,7 @@ from hubtunnel.config import load
 from hubtunnel.errors import ConfigError
 from hubtunnel.identity.card import SignedCard, link_public
 from hubtunnel.identity.pins import HubKeys, load_hub
-from hubtunnel.identity.state import State
+from hubtunnel.identity.state import PeerCards, State
 from hubtunnel.identity.trail import Trail
 from tests.identity.making import ROOT, add_peer, hub, identity, link_key, signed, tree, vectors
 
@@ -74,7 +74,9 @@ def test_successor_in_the_file_is_taken_and_the_first_kept(config: Path) -> None
     for cards in ([SECOND], [FIRST, SECOND, THIRD]):
         add_peer(config, "b", *cards)
         loaded = _load(config).peers[0].cards
-        assert (loaded.first, loaded.latest) == (FIRST, cards[-1])
+        assert (loaded.first.hash, loaded.latest) == (FIRST.card.hash, cards[-1])
+        with State.open(config.parent / "state") as state:
+            assert state.peer(FIRST.card.idfp) == PeerCards(FIRST, cards[-1])
     path.with_suffix(".card").unlink()
 
     assert _load(config).peers[0].cards.latest == THIRD
