@@ -50,7 +50,8 @@ chmod 755 usr/sbin/policy-rc.d
 # Manual pages are what takes longest.
 mkdir -p etc/dpkg/dpkg.cfg.d
 printf 'path-exclude=/usr/share/man/*\npath-exclude=/usr/share/doc/*\nforce-unsafe-io\n' >etc/dpkg/dpkg.cfg.d/laboratory
-printf '%s\n' "$DEBCONF" | chroot . debconf-set-selections
+# Their index is made anew for each package otherwise.
+printf '%s\n' "man-db man-db/auto-update boolean false" "$DEBCONF" | chroot . debconf-set-selections
 # shellcheck disable=SC2086
 install="apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 $PACKAGES"
 chroot . $install || { chroot . apt-get update -qq && chroot . $install; }

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from hubtunnel.daemon.hooks import SETTLE
 from tests.e2e.letters import Letter, make_letter
@@ -132,15 +133,15 @@ class Outage:
 
 def outage(
     here: Site, there: Site, other: Site, *, lab: Laboratory, stop: Callable[[], None], start: Callable[[], None],
-    seconds: float = SETTLE + 1, every: float = 30.0,
+    seconds: float = SETTLE + 1, every: float = 30.0, reason: str = "ref",
 ) -> Outage:  # fmt: skip
     """The peer `there` goes down: the reason stands where the sender's postmaster looks, mail to `other` does not wait,
     nothing bounces, and once the peer is back the hook has all of it there, whatever the sender's own clock says.
 
-    `stop` and `start` are for its daemon; while it is down mail is sent every so many seconds.
+    `stop` and `start` are for its daemon; while it is down mail is sent every so many seconds. `reason` is how the
+    reason begins: `refused` in whole is more than sendmail's listing has room for.
     """
     before = len(bounces(here))
-    reason = f"421 4.4.1 hubtunnel: {there.name}: ref"  # used: is more than sendmail's listing has room for
     waiting: list[Letter] = []
     slowest = 0.0
     stop()
@@ -157,10 +158,10 @@ def outage(
             slowest = max(slowest, time.monotonic() - submitted)
             if number == 0:
                 here.flush()  # under load sendmail tries nothing before its next queue run
+                line = f"421 4.4.1 hubtunnel: {there.name}: {reason}"
                 said = wait_until(
-                    lambda: _line_with(reason, here.where_reasons_stand()), f"the reason at {here.name}", deadline=30,
-                    detail=here.explain,
-                )  # fmt: skip
+                    partial(_line_with, line, here), f"the reason at {here.name}", deadline=30, detail=here.explain
+                )
             left = began + seconds - time.monotonic()
             if left <= 0:
                 break
@@ -177,9 +178,9 @@ def outage(
     return Outage(round(up - began, 1), len(waiting), round(back, 1), round(slowest, 1), said)
 
 
-def _line_with(reason: str, text: str) -> str:
+def _line_with(reason: str, site: Site) -> str:
     """The reason as far as that mail server shows it, folded as it may be; nothing where it is not there."""
-    found = re.search(re.escape(reason) + r"[^)?]*", " ".join(text.split()))
+    found = re.search(re.escape(reason) + r"[^)?]*", " ".join(site.where_reasons_stand().split()))
     return found[0] if found else ""
 
 

@@ -123,7 +123,7 @@ def test_a_bounce_comes_back_through_the_tunnel(ring: Laboratory, sender: str) -
 
 def test_while_a_peer_is_down_mail_waits_with_the_reason_and_then_arrives(ring: Laboratory) -> None:
     """Of one sender here, for the time it takes; of all of them, for minutes, by `python -m tests.mta.outages`."""
-    here, there = ring.pair("postfix")
+    there, here = ring.pair("courier")  # which dials: it is back as soon as it is started
     other = next(site for site in ring.sites if site.name in here.peers and site is not there)
     before = here.config.read_text()
     here.flush_by_hook()
@@ -133,7 +133,7 @@ def test_while_a_peer_is_down_mail_waits_with_the_reason_and_then_arrives(ring: 
         there.wait_until_up()
 
     try:
-        found = post.outage(here, there, other, lab=ring, stop=there.stop_daemon, start=start)
+        found = post.outage(here, there, other, lab=ring, stop=there.stop_daemon, start=start, reason="told: restart")
     finally:
         here.config.write_text(before)
         here.hubtunnel("reload")
