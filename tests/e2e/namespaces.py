@@ -114,7 +114,7 @@ class Namespace:
 
     def connect(self, host: str, port: int, timeout: float = 20.0) -> socket.socket:
         """A connected blocking socket with `timeout`; raises OSError as connect does."""
-        connection = self.open_socket()
+        connection = self.open_socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         connection.settimeout(timeout)
         try:
             connection.connect((host, port))
@@ -177,7 +177,7 @@ def two_namespaces() -> Iterator[tuple[Namespace, Namespace]]:
 
 @contextmanager
 def switched_namespaces(addresses: Sequence[str]) -> Iterator[list[Namespace]]:
-    """One namespace for each IPv4 address (of one /24) and all on one switch; removed whatever happens.
+    """One namespace for each address (of one /24, or /64 of IPv6) and all on one switch; removed whatever happens.
 
     The first one holds the switch itself, with its address on it.
     """
@@ -201,7 +201,9 @@ def switched_namespaces(addresses: Sequence[str]) -> Iterator[list[Namespace]]:
             )
             run("ip", "-n", switch.name, "link", "set", port, "master", switch.interface, "up")
         for namespace in made:
-            run("ip", "-n", namespace.name, "address", "add", f"{namespace.address}/24", "dev", namespace.interface)
+            # Of IPv6 no look for duplicates, for whose end one would have to wait.
+            address = [f"{namespace.address}/64", "nodad"] if ":" in namespace.address else [f"{namespace.address}/24"]
+            run("ip", "-n", namespace.name, "address", "add", *address, "dev", namespace.interface)
             run("ip", "-n", namespace.name, "link", "set", namespace.interface, "up")
         _wait_for_carrier(*made)
         yield made

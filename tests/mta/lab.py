@@ -13,15 +13,17 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from hubtunnel import cli
+from hubtunnel.config.values import LocalAddress
 from hubtunnel.daemon.control import request
 from hubtunnel.mta import flush
 from tests.e2e.hubs import ROOT
@@ -33,7 +35,9 @@ from tests.mta.servers import USER, Server, delivered
 NETWORK = "198.51.100"
 """TEST-NET-2: sendmail's stock access file refuses TEST-NET-1 by itself."""
 
-SUBMIT = ("127.0.0.1", 25)
+NETWORK6 = "2001:db8:98:"
+"""For hubs that reach each other by IPv6 alone."""
+
 HERE = "/opt/hubtunnel-mta"
 """Where the recipe's files are put in a machine."""
 
@@ -90,6 +94,25 @@ class Site:
     @property
     def user(self) -> str:
         return f"{USER}@{self.name}"
+
+    @property
+    def six(self) -> bool:
+        """Whether IPv6 is all that there is."""
+        return ":" in self.namespace.address
+
+    @property
+    def carriers(self) -> str:
+        """Where its daemon takes carriers."""
+        return f"[{self.namespace.address}]:2625" if self.six else f"{self.namespace.address}:2625"
+
+    @property
+    def submission(self) -> tuple[str, int]:
+        """Where its users hand in mail. OpenSMTPD listens on `localhost`, which is ::1 where IPv6 is all there is."""
+        return ("::1" if self.six and self.server.recipe == "opensmtpd" else "127.0.0.1", 25)
+
+    def inlet(self, port: int) -> str:
+        """A listener for mail from the tunnel: of the family of the rest, where no source of its own is needed."""
+        return f"[::1]:{port}" if self.six and not self.server.source else f"127.0.0.1:{port}"
 
     @property
     def config(self) -> Path:
@@ -218,7 +241,7 @@ def _configure(site: Site) -> None:
     """`init`, and the delivery that suits the mail server."""
     hubtunnel(
         "init", "--name", site.name, "--dir", str(site.directory),
-        "--listen", f"{site.namespace.address}:2625", "--deliver", "127.0.0.1:26",
+        "--listen", site.carriers, "--deliver", site.inlet(26),
     )  # fmt: skip
     text = site.config.read_text()
     deliver = f'proxy_protocol = "{site.server.proxy}"\n' + (
@@ -237,18 +260,18 @@ def _introduce(sites: Sequence[Site], pairs: Iterable[tuple[Site, Site]]) -> Non
             if there.name in here.peers:
                 continue
             number = len(here.peers) + 2
-            here.peers[there.name] = f"127.0.1.{number}"
+            listen = here.peers[there.name] = "::1" if here.six else f"127.0.1.{number}"
             folder = here.directory / "peers.d"
             user = here.machine.run("id", "-u", here.server.user).strip()
             (folder / f"{there.name}.card").write_text(card[there.name])
-            endpoint = f'"{there.namespace.address}:2625"' if here is one else ""
+            endpoint = f'"{there.carriers}"' if here is one else ""
             (folder / f"{there.name}.toml").write_text(
                 f'name = "{there.name}"\npin = "{fingerprint[there.name]}"\nendpoints = [{endpoint}]\n'
-                f'listen = "127.0.1.{number}:24"\ndomains = ["{there.name}"]\n'
+                f'listen = "{LocalAddress(listen, 24)}"\ndomains = ["{there.name}"]\n'
                 # By number: it is a user of that machine, and the daemon has this one's list of users.
                 f'listen_users = ["{user}"]\n'
                 # A listener for each peer, so that the mail server can tell them apart.
-                f'[deliver]\naddress = "127.0.0.1:{number + 24}"\n'
+                f'[deliver]\naddress = "{here.inlet(number + 24)}"\n'
             )
 
 
@@ -293,10 +316,10 @@ def _make_dkim_key(path: Path) -> str:
     return "v=DKIM1; k=ed25519; p=" + base64.b64encode(public.read_bytes()[-32:]).decode()
 
 
-def _zone(sites: Iterable[tuple[str, str]], dkim: str) -> list[str]:
+def _zone(sites: Iterable[tuple[str, str]], switch: str, dkim: str) -> list[str]:
     """Options of dnsmasq: every site with its address and mail exchanger, and nothing else in the world."""
     # example.com exists everywhere; `doctor` counts on it.
-    sites = [*sites, (Laboratory.switch_name, f"{NETWORK}.1"), ("example.com", f"{NETWORK}.1")]
+    sites = [*sites, (Laboratory.switch_name, switch), ("example.com", switch)]
     options = ["--no-resolv", "--no-hosts", "--local=/#/", "--keep-in-foreground", "--pid-file=", "--user=root"]
     for name, address in sites:
         options += [
@@ -304,16 +327,25 @@ def _zone(sites: Iterable[tuple[str, str]], dkim: str) -> list[str]:
             f"--mx-host={name},{name},10",
             f"--txt-record={name},v=spf1 a -all",
             f"--txt-record={DKIM_SELECTOR}._domainkey.{name},{dkim}",
+            f"--txt-record=_dmarc.{name},v=DMARC1;p=none",
         ]
     return options
 
 
 @contextmanager
 def laboratory(
-    servers: Sequence[tuple[Server, str]], pairs: Callable[[Sequence[Site]], Iterable[tuple[Site, Site]]]
+    servers: Sequence[tuple[Server, str]],
+    pairs: Callable[[Sequence[Site]], Iterable[tuple[Site, Site]]],
+    *,
+    six: bool = False,
+    options: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> Iterator[Laboratory]:
-    """Machines for `servers` (each with its host name), peers by `pairs`, recipes applied, all of it running."""
-    addresses = [f"{NETWORK}.{number}" for number in range(1, len(servers) + 2)]
+    """Machines for `servers` (each with its host name), peers by `pairs`, recipes applied, all of it running.
+
+    `six`: without IPv4 but on loopback; then a site may have one peer. `options` are those of `hubtunnel mta` by site.
+    """
+    network = f"{NETWORK6}:" if six else f"{NETWORK}."
+    addresses = [f"{network}{number}" for number in range(1, len(servers) + 2)]
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hubtunnel-mta-")))
         directory.chmod(0o711)
@@ -331,7 +363,7 @@ def laboratory(
             made = [future.result() for future in futures]
         switch, *namespaces = stack.enter_context(switched_namespaces(addresses))
         named = [(name, address) for (_, name), address in zip(servers, addresses[1:], strict=True)]
-        zone = _zone(named, _make_dkim_key(directory / "dkim.pem"))
+        zone = _zone(named, switch.address, _make_dkim_key(directory / "dkim.pem"))
         resolver = switch.start(
             "dnsmasq",
             ["dnsmasq", f"--listen-address={switch.address}", "--bind-interfaces", *zone],
@@ -344,7 +376,9 @@ def laboratory(
             stack.callback(syslog.close)
             machine = Machine(
                 namespace, layer, directory / f"{name}.machine", host=name, syslog=syslog.path,
-                hosts=f"{namespace.address} {name} {name.partition('.')[0]}", resolver=switch.address,
+                # As Debian has it; where there is IPv4 nothing here asks for it.
+                hosts=f"{namespace.address} {name} {name.partition('.')[0]}" + "\n::1 localhost ip6-localhost" * six,
+                resolver=switch.address,
                 shared=(directory, ROOT, *_python()),
             )  # fmt: skip
             stack.callback(machine.stop)
@@ -354,15 +388,23 @@ def laboratory(
         _introduce(sites, pairs(sites))
 
         for site in sites:
-            site.write_recipe()  # our commands run in this process, one after the other
+            site.write_recipe(*options.get(site.name, ()))  # our commands run in this process, one after the other
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(_begin, sites))
+        stack.callback(_end, sites)
         for site in sites:
-            stack.callback(site.stop_daemon)
             site.start_daemon()
         for site in sites:
             site.wait_until_up()
         yield Laboratory(directory, switch, sites)
+
+
+def _end(sites: Sequence[Site]) -> None:
+    """The mail servers first: a daemon lets conversations end, and Courier keeps its own for a minute."""
+    for site in sites:
+        site.machine.stop()
+    with ThreadPoolExecutor(len(sites)) as pool:
+        list(pool.map(Site.stop_daemon, sites))
 
 
 def astray(peer: str) -> str:

@@ -16,7 +16,7 @@ from hubtunnel.daemon.hooks import SETTLE
 from tests.e2e.letters import Letter, make_letter
 from tests.e2e.processes import wait_until
 from tests.e2e.smtp_client import SmtpClient
-from tests.mta.lab import SUBMIT, Laboratory, Site, astray
+from tests.mta.lab import Laboratory, Site, astray
 
 _TRACE = (
     b"return-path:", b"received:", b"delivered-to:", b"x-original-to:", b"envelope-to:", b"delivery-date:",
@@ -42,7 +42,7 @@ def submit(site: Site, those: Sequence[Letter]) -> None:
     Of more than ten in one session Exim leaves the rest to its next queue run (smtp_accept_queue_per_connection).
     """
     for start in range(0, len(those), IN_ONE_SESSION):
-        with SmtpClient(site.namespace, SUBMIT) as client:
+        with SmtpClient(site.namespace, site.submission) as client:
             for letter in those[start : start + IN_ONE_SESSION]:
                 client.deliver(letter)
 

@@ -91,7 +91,13 @@ _EXIM = {
 POSTFIX = Server(
     name="postfix",
     recipe="postfix",
-    layer=Layer("postfix", ("postfix",), _POSTFIX_DEBCONF, _POSTFIX_STOCK),
+    # With what judges senders for it, which does nothing until it is told to.
+    layer=Layer(
+        "postfix",
+        ("postfix", "postfix-policyd-spf-python", "opendmarc", "dbconfig-no-thanks"),
+        _POSTFIX_DEBCONF,
+        _POSTFIX_STOCK,
+    ),
     start="postfix start",
     stop="postfix stop",
     queue="postqueue -p",

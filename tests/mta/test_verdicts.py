@@ -1,15 +1,17 @@
-"""SPF and DKIM say the same of mail through the tunnel as of mail that comes directly; the name server is the
-laboratory's own. The control: without the PROXY header SPF says something else."""
+"""SPF, DKIM and DMARC say the same of mail through the tunnel as of mail that comes directly; the name server is the
+laboratory's own. The control: without the PROXY header they say something else."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import pytest
 
 from tests.e2e.letters import Letter
+from tests.e2e.namespaces import Namespace
 from tests.e2e.processes import wait_until
 from tests.e2e.smtp_client import SmtpClient
 from tests.mta import post
@@ -26,17 +28,85 @@ warn
 _DIRECT_SENDER = f"somebody@{Laboratory.switch_name}"
 
 
-@pytest.fixture(scope="module")
-def checking(ring: Laboratory) -> Iterator[Site]:
-    """Exim with PROXY and SPF, which says in each message what it thinks of its sender."""
+# And an administrator of Postfix: Debian's packages for SPF and DMARC. They refuse nothing, so that there is a verdict.
+_POLICY = """\
+debugLevel = 1
+TestOnly = 1
+HELO_reject = False
+Mail_From_reject = False
+skip_addresses = 127.0.0.0/8,::ffff:127.0.0.0/104,::1
+"""
+_DMARC = """\
+AuthservID {name}
+PublicSuffixList /usr/share/publicsuffix/public_suffix_list.dat
+RejectFailures false
+Socket inet:8893@127.0.0.1
+SPFIgnoreResults true
+SPFSelfValidate true
+Syslog true
+UserID opendmarc
+"""
+_JUDGES = """\
+postconf -Me 'policyd-spf/unix=policyd-spf unix - n n - 0 spawn user=policyd-spf argv=/usr/bin/policyd-spf'
+postconf -e 'smtpd_recipient_restrictions = check_policy_service unix:private/policyd-spf'
+postconf -e 'smtpd_milters = inet:127.0.0.1:8893'
+opendmarc -c /etc/opendmarc.conf
+postfix reload
+"""
+_NO_JUDGES = """\
+postconf -MX policyd-spf/unix
+postconf -X smtpd_recipient_restrictions smtpd_milters
+postfix reload
+pkill -x opendmarc
+"""
+
+
+@dataclass(frozen=True)
+class Checking:
+    """A mail server that writes into each message what it thinks of its sender."""
+
+    site: Site
+    peer: Site
+    """Who sends to it through the tunnel."""
+    headers: str
+    """Its verdicts, each a group."""
+    without_proxy: str
+    """What is to be changed of its `[deliver]` so that no header comes, and mail is taken all the same."""
+    trusting: str
+    """What it says of a sender that fails, when it is asked about a loopback address."""
+
+
+@contextmanager
+def _exim(ring: Laboratory) -> Iterator[Checking]:
     site = ring.site("exim-heavy")
     local = site.machine.path("/etc/exim4")
     (local / "local_rcpt_acl").write_text(_SPF)
     (local / "exim4.conf.localmacros").write_text("CHECK_RCPT_LOCAL_ACL_FILE = /etc/exim4/local_rcpt_acl\n")
     site.restart_server()
-    yield site
+    headers = r"^X-SPF-Verdict: (\S+) (\S+)$"
+    yield Checking(site, ring.site("postfix"), headers, 'source = "127.0.0.26"', "pass 127.0.0.26")
     (local / "exim4.conf.localmacros").unlink()
     site.restart_server()
+
+
+@contextmanager
+def _postfix(ring: Laboratory) -> Iterator[Checking]:
+    site = ring.site("postfix")
+    site.machine.path("/etc/postfix-policyd-spf-python/policyd-spf.conf").write_text(_POLICY)
+    site.machine.path("/etc/opendmarc.conf").write_text(_DMARC.format(name=site.name))
+    site.machine.sh(_JUDGES)
+    dmarc = rf"^Authentication-Results: {re.escape(site.name)};\s+dmarc=(\w+)"
+    headers = rf"{dmarc}.*^Received-SPF: (\w+).*client-ip=([\d.]+)|^X-Comment: (SPF .*?) -"
+    yield Checking(
+        site, ring.site("courier"), headers, 'address = "127.0.0.1:25"', "spf check n/a for local connections"
+    )
+    site.machine.sh(_NO_JUDGES)
+
+
+@pytest.fixture(scope="module", params=[_exim, _postfix], ids=["exim", "postfix"])
+def checking(ring: Laboratory, request: pytest.FixtureRequest) -> Iterator[Checking]:
+    with request.param(ring) as server:
+        yield server
 
 
 def _arrived(site: Site, name: str, ring: Laboratory) -> bytes:
@@ -47,10 +117,10 @@ def _arrived(site: Site, name: str, ring: Laboratory) -> bytes:
     return message
 
 
-def _verdict(site: Site, name: str, ring: Laboratory) -> str:
-    found = re.search(rb"^X-SPF-Verdict: (.*)$", _arrived(site, name, ring), re.MULTILINE)
-    assert found is not None
-    return found[1].decode()
+def _verdict(checking: Checking, name: str, ring: Laboratory) -> str:
+    message = _arrived(checking.site, name, ring).decode()
+    found = re.search(checking.headers, message, re.MULTILINE | re.DOTALL)
+    return " ".join(filter(None, found.groups())).lower() if found else ""
 
 
 def _letter(name: str, sender: str, recipient: Site) -> Letter:
@@ -58,38 +128,43 @@ def _letter(name: str, sender: str, recipient: Site) -> Letter:
     return Letter(name, sender, (recipient.user,), content.encode())
 
 
-def test_spf_says_the_same_through_the_tunnel(ring: Laboratory, checking: Site) -> None:
+def test_verdicts_are_the_same_through_the_tunnel(ring: Laboratory, checking: Checking) -> None:
     """The peer's own domain passes, as it does from its address; somebody else's fails, as it does from there."""
-    here = next(site for site in ring.sites if site.server.name == "postfix")
-    tunnel = (here.peers[checking.name], 24)
-    address = here.namespace.address
-    with SmtpClient(here.namespace, (checking.namespace.address, 25)) as client:
-        client.deliver(_letter("spf.direct.forged", _DIRECT_SENDER, checking))
-    with SmtpClient(ring.switch, (checking.namespace.address, 25)) as client:
-        client.deliver(_letter("spf.direct.own", _DIRECT_SENDER, checking))
-    with SmtpClient(here.namespace, tunnel) as client:
-        client.deliver(_letter("spf.tunnel.forged", _DIRECT_SENDER, checking))
-        client.deliver(_letter("spf.tunnel.own", here.user, checking))
-    assert _verdict(checking, "spf.direct.own", ring) == f"pass {ring.switch.address}"
-    assert _verdict(checking, "spf.tunnel.own", ring) == f"pass {address}"
-    assert _verdict(checking, "spf.direct.forged", ring) == f"fail {address}"
-    assert _verdict(checking, "spf.tunnel.forged", ring) == f"fail {address}"
+    here, there = checking.peer, checking.site
+    tunnel, direct = (here.peers[there.name], 24), (there.namespace.address, 25)
+    own, stranger = here.namespace.address, ring.switch.address
+    for place, way, name, sender in (
+        (here, direct, "direct.forged", _DIRECT_SENDER),
+        (ring.switch, direct, "direct.own", _DIRECT_SENDER),
+        (here, tunnel, "tunnel.forged", _DIRECT_SENDER),
+        (here, tunnel, "tunnel.own", here.user),
+    ):
+        with SmtpClient(place if isinstance(place, Namespace) else place.namespace, way) as client:
+            client.deliver(_letter(name, sender, there))
+    passed, failed = (_verdict(checking, f"direct.{name}", ring) for name in ("own", "forged"))
+    assert passed.endswith(f"pass {stranger}")
+    assert failed.endswith(f"fail {own}")
+    assert _verdict(checking, "tunnel.own", ring) == passed.replace(stranger, own)
+    assert _verdict(checking, "tunnel.forged", ring) == failed
 
 
-def test_without_the_proxy_header_spf_says_something_else(ring: Laboratory, checking: Site) -> None:
-    """The control: what failed passes, since SPF trusts a loopback address whatever the sender."""
-    here = next(site for site in ring.sites if site.server.name == "postfix")
-    file = checking.directory / "peers.d" / f"{here.name}.toml"
+def test_without_the_proxy_header_verdicts_are_others(ring: Laboratory, checking: Checking) -> None:
+    """The control: a sender that failed does not, since loopback is trusted whatever the sender."""
+    here, there = checking.peer, checking.site
+    file = there.directory / "peers.d" / f"{here.name}.toml"
     before = file.read_text()
-    file.write_text(before + 'proxy_protocol = "none"\nsource = "127.0.0.26"\n')
-    checking.hubtunnel("reload")
+    key = checking.without_proxy.partition(" ")[0]
+    deliver = re.sub(rf"^{key} = .*\n", "", before.partition("[deliver]\n")[2], flags=re.MULTILINE)
+    head = before.partition("[deliver]\n")[0]
+    file.write_text(f'{head}[deliver]\n{deliver}proxy_protocol = "none"\n{checking.without_proxy}\n')
+    there.hubtunnel("reload")
     try:
-        with SmtpClient(here.namespace, (here.peers[checking.name], 24)) as client:
-            client.deliver(_letter("spf.control", _DIRECT_SENDER, checking))
-        assert _verdict(checking, "spf.control", ring) == "pass 127.0.0.26"
+        with SmtpClient(here.namespace, (here.peers[there.name], 24)) as client:
+            client.deliver(_letter("control", _DIRECT_SENDER, there))
+        assert _verdict(checking, "control", ring) == checking.trusting
     finally:
         file.write_text(before)
-        checking.hubtunnel("reload")
+        there.hubtunnel("reload")
 
 
 def test_a_dkim_signature_holds_through_the_tunnel(ring: Laboratory) -> None:
