@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hubtunnel.config import Config, load
-from hubtunnel.daemon import activation, changes, contexts, logs, sockets
+from hubtunnel.daemon import activation, changes, contexts, logs, memory, sockets
 from hubtunnel.daemon.carddesk import CardDesk
 from hubtunnel.daemon.control import Answer, ControlServer
 from hubtunnel.daemon.gate import Gate
@@ -143,6 +143,7 @@ class Hub:
             loop=self.loop_name,
             card=self.keys.card.card.serial,
         )
+        memory.give_back()
         self._notifier.ready(self._summary())
 
     def stop(self) -> None:
@@ -234,6 +235,7 @@ class Hub:
             try:
                 return await self._reload()
             finally:
+                memory.give_back()
                 self._notifier.ready(self._summary())
 
     def _refuse_if_stopping(self) -> None:

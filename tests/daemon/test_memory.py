@@ -39,3 +39,32 @@ def test_locked_is_what_the_kernel_says() -> None:
     """Where it is permitted the pages are locked; where it is not, `lock` says so."""
     _, _, _, locked, seen = _run("")
     assert locked == seen
+
+
+FREED = """
+import threading
+from hubtunnel.daemon import memory
+{arenas}
+def resident():
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * 4096
+def work():
+    held = [bytes(2000) for _ in range(10_000)]
+    kept.append(held[-1])  # above all that is freed, so that nothing but a trim gives it back
+kept = []
+worker = threading.Thread(target=work)
+worker.start()
+worker.join()
+before = resident()
+memory.give_back()
+print(before - resident())
+"""
+
+
+@pytest.mark.parametrize("arenas", ["", "memory.share_one_arena()"], ids=["arenas", "one arena"])
+def test_what_was_freed_is_given_back(arenas: str) -> None:
+    """Of twenty megabytes that a worker needed for a moment, nearly all."""
+    done = subprocess.run(
+        [sys.executable, "-c", FREED.format(arenas=arenas)], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) > 15_000_000
