@@ -130,16 +130,30 @@ class Dialler:
 
     async def _try(self, move: Move) -> Failure | None:
         """The dial of a move; given up when the session loses the carrier that it has: then every endpoint counts."""
-        loop, link = self._services.loop, self._link
-        racing = loop.create_task(self._race(move.endpoints, move.context))
+        link = self._link
+
+        def over() -> Failure | None:
+            if not link.core.wants_carrier(link.now()):
+                return None
+            return reasons.given_up(self.endpoint, self._services.unix_time())
+
+        return await self._race(move.endpoints, move.context, over)
+
+    async def _race(
+        self, endpoints: Sequence[Endpoint], context: PairContext, over: Callable[[], Failure | None]
+    ) -> Failure | None:
+        """One dial, until `over` says why it is worth nothing any more; it is asked whenever something has changed."""
+        self.phase, self._won = "dialing", False
+        loop = self._services.loop
+        racing = loop.create_task(Race(endpoints, self._resolve, partial(self._attempt, context)).run())
         woken = loop.create_task(self._wake.wait())
         try:
             while not racing.done():
                 await asyncio.wait((racing, woken), return_when=asyncio.FIRST_COMPLETED)
                 if racing.done():
                     break
-                if link.core.wants_carrier(link.now()):
-                    return reasons.given_up(self.endpoint, self._services.unix_time())
+                if (failure := over()) is not None:
+                    return failure
                 self._wake.clear()
                 woken = loop.create_task(self._wake.wait())
             return racing.result()
@@ -176,11 +190,15 @@ class Dialler:
         pairs = contexts.dialling(self._link.contexts, self._link.announced, now)
         if not pairs:
             return reasons.no_keys(self._link.name, now)
-        return await self._race(self._link.peer.endpoints, pairs[self._turn % len(pairs)])
+        endpoints, context = self._link.peer.endpoints, pairs[self._turn % len(pairs)]
 
-    async def _race(self, endpoints: Sequence[Endpoint], context: PairContext) -> Failure | None:
-        self.phase, self._won = "dialing", False
-        return await Race(endpoints, self._resolve, partial(self._attempt, context)).run()
+        def over() -> Failure | None:
+            """Keys or endpoints are no longer in force: nobody may answer, and silence takes ten seconds."""
+            if context in self._link.contexts and endpoints == self._link.peer.endpoints:
+                return None
+            return reasons.keys_changed(self.endpoint, self._services.unix_time())
+
+        return await self._race(endpoints, context, over)
 
     async def _resolve(self, endpoint: Endpoint) -> list[str] | Failure:
         """The endpoint's addresses, now; those of last time when the resolver does not answer, for keys decide."""

@@ -101,6 +101,24 @@ def test_silent_endpoint_is_overtaken(run_loop: RunLoop, tmp_path: Path, monkeyp
     run_loop(scenario())
 
 
+def test_a_dial_with_what_is_no_longer_in_force_is_given_up(
+    run_loop: RunLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a reload the peer is there at once, and not when the silence of its former endpoint is over."""
+    monkeypatch.setattr(dialler, "HANDSHAKE_TIMEOUT", 3600.0)
+
+    async def scenario() -> None:
+        async with Mta() as mta, Mta() as silent, target(tmp_path, mta) as (a, hub_b):
+            add_b(a, hub_b, f"127.0.0.1:{silent.address[1]}")
+            async with running(a) as hub_a:
+                await until(lambda: link(hub_a, "b").dialler.phase == "handshaking")
+                add_b(a, hub_b, endpoint_of(hub_b))
+                await hub_a.reload()
+                await up(hub_a, "b")
+
+    run_loop(scenario())
+
+
 async def read_all_or_reset(reader: asyncio.StreamReader) -> bytes:
     data = b""
     with contextlib.suppress(ConnectionResetError):
