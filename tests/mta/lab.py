@@ -356,11 +356,12 @@ def laboratory(
             return build(server.layer, layers, host=name, domain=name, hosts=hosts, user=USER)
 
         with ThreadPoolExecutor(3) as pool:
+            # The last ones take longest, and begin first.
             futures = [
                 pool.submit(installed, server, name, address)
-                for (server, name), address in zip(servers, addresses[1:], strict=True)
+                for (server, name), address in reversed(list(zip(servers, addresses[1:], strict=True)))
             ]
-            made = [future.result() for future in futures]
+            made = [future.result() for future in reversed(futures)]
         switch, *namespaces = stack.enter_context(switched_namespaces(addresses))
         named = [(name, address) for (_, name), address in zip(servers, addresses[1:], strict=True)]
         zone = _zone(named, switch.address, _make_dkim_key(directory / "dkim.pem"))
