@@ -63,11 +63,16 @@ def _raise_the_limit_of_descriptors() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Turn the report of a skipped test into that of a failed one."""
+    raised = call.excinfo is not None and call.when != "teardown"
+    if raised:
+        gc.disable()  # until the teardown collects, in peace, what the failure has left
     report = yield
     _no_skips_in_ci(report)
-    if report.failed:
+    if raised:
         _failed.add(item.nodeid)
     return report
 
@@ -166,6 +171,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ResourceWarning)
                 gc.collect()
+            gc.enable()
 
 
 # --- ports ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from hubtunnel.daemon.workers import Workers
 from hubtunnel.protocol import constants as c
 from hubtunnel.protocol.events import Job
 from hubtunnel.protocol.handshake import Established, Initiator, Responder
+from hubtunnel.protocol.session import SEAL_PIECE
 
 if TYPE_CHECKING:
     from hubtunnel.config import Endpoint
@@ -82,7 +83,7 @@ class Connection(asyncio.Protocol):
             data = core.data_to_send(carrier, now)
             if data:
                 transport.write(data)
-            if len(data) < c.SEAL_PIECE:
+            if len(data) < SEAL_PIECE:
                 break  # that was all
         if self._closing and not core.has_output(carrier):
             transport.close()

@@ -263,7 +263,6 @@ ACK_DELAY = 0.2
 SEND_WINDOW = 16 << 20  # un-ACKed bytes kept per session and direction
 SEND_WINDOW_TIGHT = 256 * 1024  # the same when the hub's memory limit is half used
 SEAL_AHEAD = 128 * 1024  # bytes sealed ahead of the socket, at most
-SEAL_PIECE = 32 * 1024  # bytes at which records are handed over: to join more of them would copy them
 CONTROL_QUEUE_MAX = 1 << 20  # queued control bytes; more ends the session
 
 CREDIT_MAX = 16 << 20

@@ -49,6 +49,7 @@ class Phase(Enum):
     ENDED = "ended"
 
 
+SEAL_PIECE = 32 * 1024  # bytes at which sealed records are handed over: to join more of them would copy them
 _MEASURE_EVERY = 1.0  # seconds between looks at the round trip while windows are given back
 # A module's name is found in a fraction of the time that an enumeration's member takes.
 _DATA, _UP, _ENDED = Record.DATA, Phase.UP, Phase.ENDED
@@ -436,7 +437,7 @@ class Session:
         mux.now = now
         added = 0
         window = self._window()
-        while size + added < c.SEAL_PIECE:
+        while size + added < SEAL_PIECE:
             if send.pending:
                 chunk = send.again()
             elif mux.has_output and send.end - send.base < window:

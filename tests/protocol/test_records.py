@@ -11,7 +11,7 @@ from hubtunnel.protocol import constants as c
 from hubtunnel.protocol.constants import Code, Record
 from hubtunnel.protocol.events import SessionEnded
 from hubtunnel.protocol.records import Reader, TrafficKey, check_record
-from hubtunnel.protocol.session import Phase
+from hubtunnel.protocol.session import SEAL_PIECE, Phase
 from tests.protocol.puppet import HELLO, Line, Puppet
 
 T = bytes(range(32))
@@ -442,7 +442,7 @@ def test_RC7_control_goes_before_waiting_data() -> None:
     stream.send_credit = 1 << 30
     stream.write(bytes(1 << 20))
     out = puppet.hub.link.data_to_send(line.carrier, puppet.now)
-    assert c.SEAL_PIECE <= len(out) <= c.SEAL_PIECE + c.RECORD_BODY_MAX + 3
+    assert SEAL_PIECE <= len(out) <= SEAL_PIECE + c.RECORD_BODY_MAX + 3
     line.reader.feed(bytes(out))
     token = b"12345678"
     puppet.hub.link.receive_data(line.carrier, line.sealed(Record.PING, token), puppet.now)
