@@ -137,6 +137,16 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput["meeting"] = str(config.stash[_MEETING])
 
 
+# Folders whose tests wait for mail servers and machines, minutes for each file: begun last, they would run on alone.
+LONG = ("mta", "package", "documents", "failures", "e2e", "faults")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first, else in the random order in which they stand."""
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
+
+
 @pytest.hookimpl
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Meet the other processes of this run."""

@@ -58,6 +58,12 @@ HOW = {
     (MTA, "hubtunnel mta postfix --write hubtunnel-postfix"): TYPED,
     (MTA, 'listen_users = ["postfix"]'): HERE,
     (MTA, "/etc/hubtunnel/hubtunnel.toml"): "tests/package/test_unit.py",
+    # On the head office's host of that test, where another branch is refused.
+    (
+        MTA,
+        "postconf -P '127.0.0.1:27/inet/smtpd_relay_restrictions="
+        "check_sender_access,inline:{branch.example=permit},reject_unauth_destination'",
+    ): "tests/mta/variants.py",
     (OPERATING, "apt-get install -y ./hubtunnel.deb postfix"): BARE,
     (OPERATING, "/etc/hubtunnel/hubtunnel.toml"): HERE,
     (OPERATING, "systemctl edit hubtunnel"): BARE,

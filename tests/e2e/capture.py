@@ -6,6 +6,7 @@ import select
 import socket
 import struct
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -82,12 +83,21 @@ class Capture:
 
         Raises AssertionError for a gap inside: the wire here loses nothing, so it would be a fault of the recording.
         """
-        segments: dict[Flow, list[_Segment]] = {}
-        for frame in self._frames:
-            segment = _parse(frame)
-            if segment is not None:
-                segments.setdefault(segment.flow, []).append(segment)
-        return [stream for flow in segments.values() if (stream := _reassemble(flow))]
+        segments = [segment for frame in self._frames if (segment := _parse(frame)) is not None]
+        return [stream for connection in _connections(segments) if (stream := _reassemble(connection))]
+
+
+def _connections(segments: Iterable[_Segment]) -> list[list[_Segment]]:
+    """Segments by connection: ports that were used before begin another one with a SYN of another number."""
+    found: list[list[_Segment]] = []
+    latest: dict[Flow, list[_Segment]] = {}
+    for segment in segments:
+        known = latest.get(segment.flow)
+        if known is None or (segment.syn and segment.sequence != known[0].sequence):
+            found.append([])
+            latest[segment.flow] = known = found[-1]
+        known.append(segment)
+    return found
 
 
 def _parse(frame: bytes) -> _Segment | None:
