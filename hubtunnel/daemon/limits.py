@@ -6,6 +6,7 @@ import os
 import resource
 from typing import TYPE_CHECKING, Protocol
 
+from hubtunnel.daemon import sockets
 from hubtunnel.protocol import constants as c
 
 if TYPE_CHECKING:
@@ -40,8 +41,13 @@ class Descriptors:
 
     @property
     def used(self) -> int:
-        """How many are open now, without the one that looks."""
-        return len(os.listdir("/proc/self/fd")) - 1
+        """How many are open now, without the one that looks; all, when none is left to look with."""
+        try:
+            return len(os.listdir("/proc/self/fd")) - 1
+        except OSError as exc:
+            if exc.errno not in sockets.EXHAUSTED:
+                raise
+            return self.bound
 
 
 def shown(hub: Hub) -> dict[str, dict[str, int]]:

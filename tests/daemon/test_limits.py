@@ -169,6 +169,19 @@ def test_more_strangers_than_descriptors(stack: ExitStack, tmp_path: Path, loop:
         daemon.wait_for(lambda: daemon.limit("strangers")["used"] == 1, "a stranger afterwards")
 
 
+def test_descriptors_are_counted_when_none_is_left_to_count_with() -> None:
+    """Then all are in use; `status` has to say so, and not to fail."""
+    descriptors = Descriptors()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert 0 < descriptors.used < descriptors.bound
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        used = descriptors.used
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert used == descriptors.bound
+
+
 def test_every_limit_is_shown(run_loop: RunLoop, tmp_path: Path) -> None:
     from hubtunnel.daemon.status import hub_status
 
