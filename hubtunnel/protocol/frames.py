@@ -96,11 +96,10 @@ class FrameParser:
                 break
             if kind != DATA or not stream:
                 check_frame(kind, stream, length)
-            elif length >= _COPY_BELOW and length * 2 > end:
+            if length >= _COPY_BELOW and length * 2 > end and kind == DATA:
                 yield kind, stream, memoryview(plaintext)[payload:behind]
-                at = behind
-                continue
-            yield kind, stream, plaintext[payload:behind]
+            else:
+                yield kind, stream, plaintext[payload:behind]
             at = behind
         self._partial = plaintext[at:] if at < end else b""
 

@@ -106,11 +106,7 @@ class Link:
             return
         try:
             for kind, plaintext in carrier.records(data):
-                session = carrier.session
-                if session is None or kind is _RESUMED:
-                    self._record(carrier, kind, plaintext, now)
-                else:
-                    session.record(carrier, kind, plaintext, now)
+                self._record(carrier, kind, plaintext, now)
         except ProtocolError as exc:
             self._carrier_failed(carrier, exc, now)
         self._settle(now)
@@ -119,7 +115,7 @@ class Link:
         session = carrier.session
         if session is None:
             self._first_record(carrier, kind, plaintext[1:], now)
-        elif kind is Record.RESUMED and plaintext[1] == 0 and session.awaits_resumed:
+        elif kind is _RESUMED and plaintext[1] == 0 and session.awaits_resumed:
             self._refused(carrier, session, plaintext[1:], now)
         else:
             session.record(carrier, kind, plaintext, now)

@@ -122,7 +122,7 @@ class Reader:
         end = body + length
         if length < c.RECORD_BODY_MIN or end > len(data):
             return self._next_of_partial()
-        key = self.key if epoch == self.key.epoch else self._check_epoch(epoch)
+        key = self._check_epoch(epoch)
         if end == len(data):
             self._all_read()
         else:

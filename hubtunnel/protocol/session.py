@@ -52,7 +52,7 @@ class Phase(Enum):
 SEAL_PIECE = 32 * 1024  # bytes at which sealed records are handed over: to join more of them would copy them
 _MEASURE_EVERY = 1.0  # seconds between looks at the round trip while windows are given back
 # A module's name is found in a fraction of the time that an enumeration's member takes.
-_DATA, _UP, _ENDED = Record.DATA, Phase.UP, Phase.ENDED
+_DATA, _UP, _CLOSING, _ENDED = Record.DATA, Phase.UP, Phase.CLOSING, Phase.ENDED
 _SENDS_DATA = (Phase.UP, Phase.STARTING)
 _FIRST_RECORDS = frozenset((Record.START, Record.STARTED, Record.RESUME, Record.RESUMED))
 _RATCHET_RECORDS = frozenset((Record.RK1, Record.RK2, Record.RK3))
@@ -301,16 +301,15 @@ class Session:
             self._stepper.ratchet.confirmed()  # RS9
         if carrier.switched:
             self._stepper.turned(now)
-        if kind is _DATA and self.phase is _UP:  # fast path: mail
-            self._data(plaintext, now)
+        if kind is _DATA:
+            if self.phase is not _CLOSING:
+                self._data(plaintext, now)
         elif kind in _FIRST_RECORDS:
             raise ProtocolError(f"{kind.name} on a session that runs", "bad_record")
         elif kind is Record.CLOSE:
             self._close_received(carrier, plaintext[1], int.from_bytes(plaintext[2:], "big"), now)
-        elif self.phase is not Phase.CLOSING:
-            if kind is _DATA:
-                self._data(plaintext, now)
-            elif kind in _RATCHET_RECORDS:
+        elif self.phase is not _CLOSING:
+            if kind in _RATCHET_RECORDS:
                 if self._stepper.record(carrier, kind, plaintext[1:], now):
                     self._env.events.append(Ratcheted(self, self.index))
             else:
@@ -440,7 +439,7 @@ class Session:
         while size + added < SEAL_PIECE:
             if send.pending:
                 chunk = send.again()
-            elif mux.has_output and send.end - send.base < window:
+            elif mux.has_output and self.unacknowledged < window:
                 chunk = mux.next_record()
                 if chunk is not None:
                     send.keep(chunk)
