@@ -7,9 +7,6 @@ Twelve hubs, six of which send and six of which receive: 20 letters of mixed siz
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,21 +17,14 @@ from typing import Any
 from tests.e2e.letters import Letter
 from tests.e2e.processes import wait_until
 from tests.mta import post, servers
+from tests.mta.kept import RESULTS, keep, version_of
 from tests.mta.lab import Laboratory, Site, laboratory
 
 LETTERS = 20
 EVERY = 20.0
 """Seconds between two runs of the queues."""
 
-RESULT = Path(__file__).parent / "results" / "matrix.json"
-PACKAGES = {
-    "postfix": "postfix",
-    "exim-heavy": "exim4-daemon-heavy",
-    "exim-light": "exim4-daemon-light",
-    "opensmtpd": "opensmtpd",
-    "sendmail": "sendmail-bin",
-    "courier": "courier-mta",
-}
+RESULT = RESULTS / "matrix.json"
 BACKSCATTER = "dropped by Courier as backscatter (ESMTP_BLOCKBACKSCATTER, as Debian ships it)"
 _Cell = dict[str, Any]
 
@@ -53,17 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _bounces(lab, senders, recipients, cells)
         queues = {site.name: site.queue_empty() for site in lab.sites}
         versions = {site.server.name: version_of(site) for site in senders}
-    out.parent.mkdir(exist_ok=True)
-    result = {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "system": Path("/etc/debian_version").read_text().strip() + " " + platform.machine(),
-        "versions": versions,
-        "letters_each": LETTERS,
-        "cells": cells,
-        "queues_empty": queues,
-        "seconds": round(time.monotonic() - began),
-    }
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    found = {"letters_each": LETTERS, "cells": cells, "queues_empty": queues}
+    seconds = keep(out, began, versions, found)
     wrong = [
         f"{sender} -> {recipient}: {cell}"
         for sender, row in cells.items()
@@ -71,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if cell["identical"] != LETTERS or cell["surplus"] or cell["bounce"] not in ("arrived", BACKSCATTER)
     ]
     wrong += [f"{name}: mail left in the queue" for name, empty in queues.items() if not empty]
-    print("\n".join(wrong) or f"all of {half * half} pairs in {result['seconds']} s")
+    print("\n".join(wrong) or f"all of {half * half} pairs in {seconds} s")
     return 1 if wrong else 0
 
 
@@ -138,11 +119,6 @@ def _bounce(lab: Laboratory, here: Site, there: Site) -> str:
     except AssertionError as exc:
         return str(exc).partition("\n")[0]
     return "arrived"
-
-
-def version_of(site: Site) -> str:
-    """Of the mail server, as Debian counts it."""
-    return site.machine.run("dpkg-query", "-W", "-f", "${Version}", PACKAGES[site.server.name])
 
 
 if __name__ == "__main__":

@@ -8,9 +8,6 @@ once the peer is back the hook of `hubtunnel mta` has to bring all of it. The re
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import platform
 import threading
 import time
 from collections.abc import Sequence
@@ -20,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.mta import post, servers
+from tests.mta.kept import RESULTS, keep, version_of
 from tests.mta.lab import Laboratory, Site, laboratory
-from tests.mta.matrix import version_of
 
-RESULT = Path(__file__).parent / "results" / "outages.json"
+RESULT = RESULTS / "outages.json"
 SOON = 30.0
 """Seconds within which all has to be there once the peer is back. Six queues are run on one machine."""
 
@@ -64,22 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ThreadPoolExecutor(half) as pool:
             found = dict(zip((site.server.name for site in senders), pool.map(of, senders), strict=True))
         versions = {site.server.name: version_of(site) for site in senders}
-    result = {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "system": Path("/etc/debian_version").read_text().strip() + " " + platform.machine(),
-        "versions": versions,
-        "minutes": options.minutes,
-        "outages": found,
-        "seconds": round(time.monotonic() - began),
-    }
-    options.out.parent.mkdir(exist_ok=True)
-    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    seconds = keep(options.out, began, versions, {"minutes": options.minutes, "outages": found})
     wrong = [
         f"{name}: {each}"
         for name, each in found.items()
         if isinstance(each, str) or each["back"] > SOON or each["down"] < options.minutes * 60
     ]
-    print("\n".join(wrong) or f"all of {half} mail servers in {result['seconds']} s")
+    print("\n".join(wrong) or f"all of {half} mail servers in {seconds} s")
     return 1 if wrong else 0
 
 

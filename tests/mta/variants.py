@@ -13,9 +13,6 @@ The result that is committed was made so.
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import platform
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -27,10 +24,10 @@ from tests.e2e.letters import Letter
 from tests.e2e.processes import wait_until
 from tests.e2e.smtp_client import SmtpClient
 from tests.mta import post, servers
+from tests.mta.kept import RESULTS, keep, version_of
 from tests.mta.lab import Laboratory, Site, laboratory
-from tests.mta.matrix import version_of
 
-RESULT = Path(__file__).parent / "results" / "variants.json"
+RESULT = RESULTS / "variants.json"
 LETTERS = 10
 ROUNDS = 12
 EVERY = 10.0
@@ -45,24 +42,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out: Path = parser.parse_args(arguments).out
     began = time.monotonic()
     six, versions = _six()
-    result = {
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "system": Path("/etc/debian_version").read_text().strip() + " " + platform.machine(),
-        "versions": versions,
-        "letters_each": LETTERS,
-        "ipv6_alone": six,
-        "branch_offices": _branches(),
-        "seconds": round(time.monotonic() - began),
-    }
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(result, indent=1) + "\n")
+    variants = {"ipv6_alone": six, "branch_offices": _branches()}
+    seconds = keep(out, began, versions, {"letters_each": LETTERS, **variants})
     wrong = [
         f"{variant}: {name}: {found}"
-        for variant in ("ipv6_alone", "branch_offices")
-        for name, found in result[variant].items()
+        for variant, each in variants.items()
+        for name, found in each.items()
         if found["identical"] != LETTERS or not all(found.values())
     ]
-    print("\n".join(wrong) or f"all in {result['seconds']} s")
+    print("\n".join(wrong) or f"all in {seconds} s")
     return 1 if wrong else 0
 
 
