@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubtunnel.daemon import logs
 from hubtunnel.daemon.logs import JsonFormatter, TextFormatter, Throttle, event, log, rfc3339
+from hubtunnel.protocol.streams import State
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +67,120 @@ def test_levels_and_absent_fields() -> None:
     event(log.info, "not_shown", x=1)
     event(log.warning, "shown", x=1, y=None)
     assert re.fullmatch(r"\S+Z warning shown x=1\n", out.getvalue())
+
+
+class Stream(io.StringIO):
+    """Remembers each write, and takes none while it is `broken`."""
+
+    def __init__(self, *, line_buffering: bool = True) -> None:
+        super().__init__()
+        self._line_buffering = line_buffering
+        self.writes: list[str] = []
+        self.flushed = 0
+        self.broken = False
+
+    @property
+    def line_buffering(self) -> bool:
+        return self._line_buffering
+
+    def write(self, text: str, /) -> int:
+        if self.broken:
+            raise OSError(28, "No space left on device")
+        self.writes.append(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self.flushed += 1
+
+    def configure(self, fmt: str = "text", level: str = "info") -> Stream:
+        logs.configure(fmt, level, self)
+        return self
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.sampled_from(State)
+
+
+def without_time(line: str) -> str:
+    return re.sub(r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "TIME", line)
+
+
+@pytest.mark.parametrize("fmt", ["text", "json"])
+@settings(max_examples=40)
+@given(fields=st.dictionaries(st.from_regex(r"[a-z]{1,8}", fullmatch=True), VALUES, max_size=4))
+def test_an_event_is_the_line_that_logging_would_make_of_it(fmt: str, fields: dict[str, object]) -> None:
+    """The short way to our handler leads to the same line as a record, which is made when a second handler is there."""
+    alone, beside = Stream().configure(fmt), Stream()
+    event(log.info, "carrier_up", **fields)
+    beside.configure(fmt)
+    log.addHandler(logging.NullHandler())
+    event(log.info, "carrier_up", **fields)
+    assert without_time(alone.writes[0]) == without_time(beside.writes[0])
+    assert len(alone.writes[0].splitlines()) == 1
+
+
+def test_whoever_else_listens_has_a_record(caplog: pytest.LogCaptureFixture) -> None:
+    Stream().configure()
+    log.addHandler(caplog.handler)
+    event(log.warning, "carrier_down", peer="b")
+    (seen,) = caplog.records
+    assert (seen.msg, seen.levelno, seen.__dict__["fields"]) == ("carrier_down", logging.WARNING, {"peer": "b"})
+
+
+def test_each_line_is_one_write() -> None:
+    """So that no two processes, nor two threads, mix what they say."""
+    stream = Stream().configure()
+    for number in range(3):
+        event(log.info, "shown", n=number)
+    assert [line.count("\n") for line in stream.writes] == [1, 1, 1]
+    assert stream.flushed == 0
+
+
+def test_a_stream_that_keeps_lines_back_is_flushed() -> None:
+    stream = Stream(line_buffering=False).configure()
+    event(log.info, "shown")
+    log.warning("said by a library")
+    assert stream.flushed == 2
+
+
+def test_a_stream_that_takes_nothing_ends_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = Stream().configure()
+    stream.broken = True
+    event(log.info, "lost", peer="b")
+    log.warning("lost too")
+    stream.broken = False
+    event(log.info, "shown", peer="b")
+    assert [line.split()[1:] for line in stream.writes] == [["info", "shown", "peer=b"]]
+    assert capsys.readouterr().err.count("OSError: [Errno 28] No space left on device\n") == 2
+
+
+@pytest.mark.parametrize("fmt", ["text", "json"])
+def test_what_others_log_has_our_form(fmt: str) -> None:
+    stream = Stream().configure(fmt)
+    try:
+        raise ValueError("it broke")
+    except ValueError:
+        logging.getLogger("hubtunnel.library").exception("request %d failed", 7)
+    (line,) = stream.writes
+    assert len(line.splitlines()) == 1
+    if fmt == "json":
+        said = json.loads(line)
+        assert (said["level"], said["event"], said["text"]) == ("error", "log", "request 7 failed")
+        assert said["traceback"].endswith("ValueError: it broke")
+    else:
+        assert ' error log text="request 7 failed" traceback="Traceback ' in line
+        assert line.endswith('ValueError: it broke"\n')
+
+
+def test_what_is_below_the_level_is_not_put_into_words(capsys: pytest.CaptureFixture[str]) -> None:
+    class Unspeakable:
+        def __str__(self) -> str:
+            raise ValueError("was asked")
+
+    Stream().configure(level="info")
+    event(log.debug, "not_shown", x=Unspeakable())
+    assert capsys.readouterr().err == ""
+    event(log.info, "tried", x=Unspeakable())
+    assert "was asked" in capsys.readouterr().err
 
 
 def test_journal_is_known_by_device_and_inode(monkeypatch: pytest.MonkeyPatch) -> None:
