@@ -85,7 +85,7 @@ def _limit_process() -> None:
 
     memory.forbid_dumps()
     memory.lock()
-    memory.share_one_arena()
+    memory.shape_malloc()
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # What start-up made stays: the collector need not look at it again. What a conversation leaves behind are few and

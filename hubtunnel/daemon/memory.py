@@ -11,7 +11,11 @@ import ctypes
 import resource
 
 _PR_SET_DUMPABLE = 4  # prctl(2)
-_M_ARENA_MAX = -8  # mallopt(3)
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -2, -3, -8  # mallopt(3)
+# A read is at most 256,000 bytes and records are 64 KiB: by libc's own thresholds such a buffer goes back to the kernel
+# as soon as it is free, and is asked for again, page by page, for the next one.
+_BUFFER_MAX = 1 << 20
+_KEEP_FREE = 4 << 20  # bytes kept at the end of the heap; `give_back` does not keep them
 _MCL_CURRENT, _MCL_FUTURE, _MCL_ONFAULT = 1, 2, 4  # mlockall(2)
 
 
@@ -33,14 +37,18 @@ def lock() -> bool:
     return bool(ctypes.CDLL(None).mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0)
 
 
-def share_one_arena() -> None:
-    """Have the key workers allocate where all do: what each had put aside for itself would serve nobody else.
+def shape_malloc() -> None:
+    """Have all threads allocate from one arena, which keeps the buffers that mail goes through.
 
-    To be called before there are threads. Does nothing where libc knows no arenas (musl).
+    One arena: what each key worker had put aside for itself would serve nobody else. To be called before there are
+    threads. Does nothing where libc has no such settings (musl).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_MMAP_THRESHOLD, _BUFFER_MAX)
+        mallopt(_M_TRIM_THRESHOLD, _KEEP_FREE)
+        mallopt(_M_TOP_PAD, _BUFFER_MAX)
 
 
 def give_back() -> None:

@@ -131,7 +131,7 @@ class Carrier:
             return True
         return not self.silent and (self._ping is not None or self._pong is not None or self.ack is not None)
 
-    def seal_control(self, out: list[bytes | bytearray]) -> int:
+    def seal_control(self, out: list[bytes]) -> int:
         """Seal all that goes before DATA into `out`; returns the bytes added."""
         size = 0
         if self._flight:
@@ -157,7 +157,7 @@ class Carrier:
             self._pong = None
         return size
 
-    def seal(self, plaintext: bytes, out: list[bytes | bytearray]) -> int:
+    def seal(self, plaintext: bytes, out: list[bytes]) -> int:
         """Seal one record into `out`; returns its size."""
         if self._key is None:
             return 0

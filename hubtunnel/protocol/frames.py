@@ -54,6 +54,8 @@ _INTERVAL_ASSUMED = round(c.RATCHET_INTERVAL_REFUSED * 1000)  # milliseconds; RT
 Payload = bytes | memoryview
 _COPY_BELOW = 4096  # bytes: a copy costs less than a view
 _SHOWN_MAX = 64  # characters of a text from outside that are kept for people
+# `msgpack.packb` would take a buffer of 256 KiB for each OPEN and give it back: page faults, a conversation each.
+_PACKER = msgpack.Packer(buf_size=1024)
 
 
 def encode(kind: int, stream: int, payload: bytes = b"") -> bytes:
@@ -160,7 +162,7 @@ def encode_hello(hello: Hello) -> bytes:
     }
     if hello.ratchet_interval < c.RATCHET_INTERVAL_REFUSED:
         payload["ratchet_interval"] = math.ceil(hello.ratchet_interval * 1000)
-    return encode(Frame.HELLO, 0, msgpack.packb(payload))
+    return encode(Frame.HELLO, 0, _PACKER.pack(payload))
 
 
 def decode_hello(payload: bytes) -> Hello:
@@ -189,7 +191,7 @@ def encode_open(source: tuple[str, int] | None) -> bytes:
     payload: dict[str, object] = {"service": "smtp"}
     if source is not None:
         payload["source"] = [source[0], source[1]]
-    return bytes(msgpack.packb(payload))
+    return bytes(_PACKER.pack(payload))
 
 
 def decode_open(payload: bytes) -> tuple[str, tuple[str, int] | None]:

@@ -144,13 +144,13 @@ class Link:
         carrier.forget_keys()
         self._settle(now)
 
-    def data_to_send(self, carrier: Carrier, now: float) -> bytes | bytearray:
+    def data_to_send(self, carrier: Carrier, now: float) -> bytes:
         """What the socket should be given next; empty when there is nothing.
 
         At least `SEAL_PIECE` bytes if there is so much, and at most a record more: call it again while the socket takes
         them, until `SEAL_AHEAD` bytes wait there (RC7).
         """
-        out: list[bytes | bytearray] = []
+        out: list[bytes] = []
         size = carrier.seal_control(out)
         session = carrier.session
         if session is not None:

@@ -51,17 +51,13 @@ class TrafficKey:
         self.counter = counter + 1
         return (self._iv ^ counter).to_bytes(_IV_LEN, "big")
 
-    def seal(self, plaintext: bytes) -> bytearray:
+    def seal(self, plaintext: bytes) -> bytes:
         """A whole record, header included; `plaintext` begins with its type."""
         length = len(plaintext) + crypto.TAG_LEN
-        record = bytearray(c.RECORD_HEADER_LEN + length)
-        self.bytes += len(record)
-        _HEADER.pack_into(record, 0, self.epoch, length)
-        header = bytes(record[: c.RECORD_HEADER_LEN])
+        self.bytes += c.RECORD_HEADER_LEN + length
+        header = _HEADER.pack(self.epoch, length)
         nonce = self._nonce()  # before `_aead` is looked up: a key step replaces it
-        with memoryview(record) as view:
-            self._aead.seal_into(nonce, plaintext, header, view[c.RECORD_HEADER_LEN :])
-        return record
+        return header + self._aead.seal(nonce, plaintext, header)
 
     def open(self, header: bytes, body: memoryview) -> bytes:
         """The plaintext of a record's body, type first. Raises `CryptoError`; any error ends the carrier."""

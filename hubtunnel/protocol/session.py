@@ -428,7 +428,7 @@ class Session:
 
     # --- DATA out -------------------------------------------------------------------------------------------
 
-    def fill(self, carrier: Carrier, out: list[bytes | bytearray], size: int, now: float) -> int:
+    def fill(self, carrier: Carrier, out: list[bytes], size: int, now: float) -> int:
         """BS5, BS6, RC7: seal DATA behind the `size` bytes in `out`, up to a piece that is worth a write."""
         if carrier is not self.carrier or not self.has_data:
             return 0

@@ -61,10 +61,41 @@ print(before - resident())
 """
 
 
-@pytest.mark.parametrize("arenas", ["", "memory.share_one_arena()"], ids=["arenas", "one arena"])
+@pytest.mark.parametrize("arenas", ["", "memory.shape_malloc()"], ids=["arenas", "one arena"])
 def test_what_was_freed_is_given_back(arenas: str) -> None:
     """Of twenty megabytes that a worker needed for a moment, nearly all."""
     done = subprocess.run(
         [sys.executable, "-c", FREED.format(arenas=arenas)], capture_output=True, text=True, check=True
     )
     assert int(done.stdout) > 15_000_000
+
+
+FAULTS = """
+import resource
+from hubtunnel.daemon import memory
+{shaped}
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def carry():
+    read = bytes(256_000)
+    records = [read[:64_000] for _ in range(4)]
+for _ in range(20):
+    carry()
+before = faults()
+for _ in range(200):
+    carry()
+print(faults() - before)
+"""
+
+
+def test_buffers_are_not_asked_for_page_by_page() -> None:
+    """With libc's own thresholds what mail goes through is taken from the kernel anew for every read."""
+    plain, shaped = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", FAULTS.format(shaped=call)], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for call in ("", "memory.shape_malloc()")
+    )
+    assert shaped < 200 < plain

@@ -70,10 +70,10 @@ class Aead:
     def __init__(self, key: bytes) -> None:
         self._key = key
 
-    def seal_into(self, nonce: bytes, plaintext: bytes, aad: bytes, out: memoryview) -> None:
+    def seal(self, nonce: bytes, plaintext: bytes, aad: bytes) -> bytes:
         """Plaintext and tag."""
         Aead.sealed(self._key, nonce)
-        out[:] = plaintext + digest(self._key, nonce, plaintext, aad)[:16]
+        return plaintext + digest(self._key, nonce, plaintext, aad)[:16]
 
     def open(self, nonce: bytes, ciphertext: memoryview, aad: bytes) -> bytes:
         """The plaintext, if the tag is its."""
