@@ -148,13 +148,11 @@ class DeliveredRelay(Relay):
         if self._peer_ended:
             sockets.half_close(self.transport)
 
-    def stream_data(self, data: bytes | memoryview) -> None:
-        """As ever, but for what comes before the MTA took the connection."""
+    def _without_socket(self, data: bytes | memoryview) -> None:
+        """What comes before the MTA took the connection waits for it."""
         if self.connecting:
             self._waiting.append(data)
             self.bytes_from_peer += len(data)
-        else:
-            super().stream_data(data)
 
     def _break_local(self) -> None:
         if self._task is not None:

@@ -76,6 +76,7 @@ class Relay(asyncio.Protocol):
         """The local MTA speaks."""
         stream, transport = self.stream, self.transport
         if stream is None or transport is None:
+            self._without_stream(data)
             return
         side = self.side
         self.active_at = side.now()
@@ -83,6 +84,9 @@ class Relay(asyncio.Protocol):
         if not stream.write(data):
             transport.pause_reading()
         side.touch()
+
+    def _without_stream(self, data: bytes) -> None:
+        """The local MTA speaks while there is no stream: it is over, but for what subclasses know."""
 
     def eof_received(self) -> bool:
         """The local MTA sends nothing more; the other direction stays open."""
@@ -120,7 +124,10 @@ class Relay(asyncio.Protocol):
     def stream_data(self, data: bytes | memoryview) -> None:
         """The peer's MTA speaks."""
         transport, stream = self.transport, self.stream
-        if transport is None or stream is None or transport.is_closing():
+        if transport is None or stream is None:
+            self._without_socket(data)
+            return
+        if transport.is_closing():
             return  # the local socket broke a moment ago: `connection_lost` comes and resets the stream
         self.active_at = self.side.now()
         self.bytes_from_peer += len(data)
@@ -129,6 +136,9 @@ class Relay(asyncio.Protocol):
             self._owed += len(data)
         else:
             stream.consumed(len(data))
+
+    def _without_socket(self, data: bytes | memoryview) -> None:
+        """The peer's MTA speaks while there is no local socket: it is gone, but for what subclasses know."""
 
     def stream_ended(self) -> None:
         """The peer's MTA sends nothing more."""
@@ -220,11 +230,9 @@ class AcceptedRelay(Relay):
         if self._local_ended:
             stream.end()
 
-    def data_received(self, data: bytes) -> None:
-        """As ever, but for what comes before the stream is there, or after a refusal."""
-        if self.stream is not None:
-            super().data_received(data)
-        elif not self._refused and self.transport is not None:
+    def _without_stream(self, data: bytes) -> None:
+        """What comes before the stream is there waits for it; after a refusal nothing is wanted."""
+        if not self._refused and self.transport is not None:
             self._early += data  # one read at most: an SMTP client waits for the greeting anyway
             self.transport.pause_reading()
 
