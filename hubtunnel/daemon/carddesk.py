@@ -129,10 +129,9 @@ class CardDesk:
     async def _replace(self, link: PeerLink, change: Callable[[PeerKeys], PeerKeys]) -> None:
         """Put a change of one peer's keys in force, unless the peer is gone meanwhile."""
         keys = self._keys()
-        if link.closed or keys.peer(link.name) is None:
-            return
-        peers = tuple(change(peer) if peer.name == link.name else peer for peer in keys.peers)
-        await self._in_force(replace(keys, peers=peers), [link.name])
+        peer = keys.peer(link.name)
+        if peer is not None and not link.closed:
+            await self._in_force(keys.with_peer(change(peer)), [link.name])
 
     # --- cards that come ------------------------------------------------------------------------------------
 

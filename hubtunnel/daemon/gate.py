@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from hubtunnel.daemon import contexts
 from hubtunnel.daemon.carrier import AcceptedConnection
@@ -17,6 +17,8 @@ from hubtunnel.daemon.strangers import PinBucket, Slot, deadline_of
 from hubtunnel.protocol.handshake import Established, Responder
 from hubtunnel.protocol.pair import HintTable, PairContext
 
+Contexts = dict[str, tuple[PairContext, ...]]  # by the peer's name
+
 # Left without a word, or never authenticated in time: what every port scan does; not worth a line above debug.
 _HARMLESS = frozenset({"left", "timeout"})
 
@@ -27,7 +29,8 @@ class Gate:
     def __init__(self, services: Services, link_of: Callable[[object], PeerLink | None]) -> None:
         self._services = services
         self._link_of = link_of
-        self._contexts: tuple[PairContext, ...] = ()
+        self._contexts: Contexts = {}
+        self._usable: Contexts = {}  # those of them that are in the table
         self._table = HintTable((), services.unix_time())
         self._buckets: dict[object, PinBucket] = {}
         self._listeners: dict[Key, CarrierListener] = {}
@@ -36,20 +39,34 @@ class Gate:
 
     # --- keys -----------------------------------------------------------------------------------------------
 
-    def set_contexts(self, all_contexts: Iterable[PairContext]) -> None:
-        """Take the contexts of all peers; gates that were seen stay seen."""
-        self._contexts = tuple(all_contexts)
+    def set_contexts(self, of_peers: Mapping[str, tuple[PairContext, ...]]) -> None:
+        """Take the contexts of all peers, by the peers' names; gates that were seen stay seen."""
+        for peer in [name for name in self._contexts if name not in of_peers]:
+            self.set_contexts_of(peer, ())
+            del self._contexts[peer], self._usable[peer]
+            self._buckets.pop(peer, None)
+        self._contexts.update(of_peers)
         self.refresh()
-        peers = {context.peer for context in self._contexts}
-        for peer in [p for p in self._buckets if p not in peers]:
-            del self._buckets[peer]
+
+    def set_contexts_of(self, peer: str, pairs: tuple[PairContext, ...]) -> None:
+        """Take the contexts of one peer; those of the others stay as they are."""
+        self._contexts[peer] = pairs
+        self._take_usable(peer, self._services.unix_time())
 
     def refresh(self) -> None:
-        """Rebuild the table if the hour or the keys within their windows have changed."""
+        """Follow the clock: windows of keys begin and end, and each hour has its own hints."""
         now = self._services.unix_time()
-        usable = tuple(contexts.listening(self._contexts, now))
-        if usable != self._table.contexts or self._table.rebuild_needed(now):
-            self._table = self._table.rebuilt(usable, now)
+        if self._table.rebuild_needed(now):
+            self._table = self._table.rebuilt((), now)
+            self._usable.clear()
+        for peer in self._contexts:
+            self._take_usable(peer, now)
+
+    def _take_usable(self, peer: str, now: float) -> None:
+        before, usable = self._usable.get(peer, ()), tuple(contexts.listening(self._contexts[peer], now))
+        if usable != before:
+            self._table.change(before, usable)
+        self._usable[peer] = usable
 
     # --- listeners ------------------------------------------------------------------------------------------
 

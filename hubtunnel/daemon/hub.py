@@ -325,7 +325,7 @@ class Hub:
     def _load_own(self) -> HubKeys:
         """In a worker, while the lock is held: our own keys anew from the state, the peers' as they are."""
         own = load_own(self._state, allow_published=self._allow_published)
-        return HubKeys(own, self.keys.peers, own.notices)
+        return HubKeys(own, self.keys.by_name, own.notices)
 
     async def _take_up_keys(self) -> None:
         """Put in force what was changed about our own keys, and nothing else. Raises `HubtunnelError`."""
@@ -341,13 +341,13 @@ class Hub:
         """Take over what a card changed, for the peers named or for all. The lock is held."""
         self.keys = keys
         now = self.services.unix_time()
-        changed = [peer for peer in keys.peers if peer.name in self.links and (names is None or peer.name in names)]
+        changed = [keys.by_name[name] for name in (self.links if names is None else names) if name in self.links]
         made = await self.services.workers.call(
             lambda: {peer.name: contexts.make_contexts(keys.own, peer, now) for peer in changed}
         )
         for peer in changed:
             self.links[peer.name].set_keys(keys.own, peer, made[peer.name])
-        self.gate.set_contexts(context for link in self.links.values() for context in link.contexts)
+            self.gate.set_contexts_of(peer.name, made[peer.name])
         self.keeper.wake()
 
     # --- parts ----------------------------------------------------------------------------------------------
@@ -370,7 +370,7 @@ class Hub:
         await link.start(sock)
 
     def _apply_gate(self, carriers: dict[Key, socket.socket], made: _Contexts) -> None:
-        self.gate.set_contexts(context for pairs in made.values() for context in pairs)
+        self.gate.set_contexts(made)
         self.gate.listen(carriers)
 
     def _link_of(self, peer: object) -> PeerLink | None:
@@ -396,7 +396,10 @@ class Hub:
                 made = await self._make_contexts(self.config, self.keys)
             for name, link in self.links.items():
                 link.time_passed(made[name] if made is not None else None)
-            self.gate.set_contexts(context for link in self.links.values() for context in link.contexts)
+            if made is not None:
+                self.gate.set_contexts(made)
+            else:
+                self.gate.refresh()
 
     def _summary(self) -> str:
         up = sum(link.up for link in self.links.values())

@@ -18,6 +18,7 @@ from hubtunnel.config import Peer
 from hubtunnel.daemon.logs import event, log
 from hubtunnel.errors import HubtunnelError
 from hubtunnel.identity import acknowledged, credentials, keyfiles, lifecycle, signing, windows
+from hubtunnel.identity.acknowledged import Known, Records
 from hubtunnel.identity.caller import Caller
 from hubtunnel.identity.state import State
 from hubtunnel.protocol.constants import HOUR
@@ -47,14 +48,14 @@ class Plan:
     next_at: float
 
 
-def plan(state: State, hub_peers: tuple[Peer, ...], now: float) -> Plan:
-    """Read the state and say what is due. Raises `HubtunnelError`."""
+def plan(state: State, hub_peers: tuple[Peer, ...], records: Records, now: float) -> Plan:
+    """Read our own part of the state and say what is due. Raises `HubtunnelError`."""
     own = signing.newest(state)[-1].card
     there = [key for key in own.link_keys if state.link_key_path(key.id).exists()]
     rotation = windows.rotation_due(there, now)
     locked = state.has_identity() and keyfiles.is_locked(state.identity_path)
     can_sign = state.has_identity() and (not locked or credentials.identity_passphrase() is not None)
-    claim = acknowledged.newest_claim(state, hub_peers, own.serial)
+    claim = acknowledged.newest_claim(records, hub_peers, own.serial)
     behind = None
     if claim is not None:
         behind = (
@@ -65,9 +66,9 @@ def plan(state: State, hub_peers: tuple[Peer, ...], now: float) -> Plan:
     ends = [key.not_after + windows.GRACE for key in secrets if key.not_after + windows.GRACE > now]
     times = [*ends, rotation] if can_sign and rotation > now else ends
     return Plan(
-        bool(lifecycle.due_deletions(state, now)) or lifecycle.old_identity_due(state, hub_peers),
+        bool(lifecycle.due_deletions(state, now)) or lifecycle.old_identity_due(state, hub_peers, records),
         can_sign and rotation <= now,
-        tuple(lifecycle.warnings(state, hub_peers, now)),
+        tuple(lifecycle.warnings(state, hub_peers, now, records)),
         behind,
         min(times, default=now + LOOK_EVERY),
     )
@@ -134,9 +135,11 @@ class KeyKeeper:
         """Do what is due; seconds after which to look again. Raises `HubtunnelError` when it cannot be done."""
         hub = self._hub
         now = hub.services.unix_time()
+        # As the daemon holds them, for it alone writes them: the files of many peers take long to read, and often.
+        held: dict[bytes, Known] = {keys.config.pin: keys.known for keys in hub.keys.peers}
         peers = tuple(hub.config.peers)
         self._to_sign = False
-        found = await hub.services.workers.call(lambda: self._plan(peers, now))
+        found = await hub.services.workers.call(lambda: self._plan(peers, held.__getitem__, now))
         self._warn(found)
         by = Caller.daemon()
         if found.delete:
@@ -149,11 +152,11 @@ class KeyKeeper:
             return 0.0
         return wait
 
-    def _plan(self, peers: tuple[Peer, ...], now: float) -> Plan:
+    def _plan(self, peers: tuple[Peer, ...], records: Records, now: float) -> Plan:
         """In a worker."""
         began = time.thread_time()
         try:
-            return plan(self._state, peers, now)
+            return plan(self._state, peers, records, now)
         finally:
             self._cost = time.thread_time() - began
 

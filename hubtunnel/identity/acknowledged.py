@@ -7,8 +7,9 @@ while a peer holds a newer card of ours than we do (CD10).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,9 @@ class Known:
         return self.serial or self.given
 
 
+Records = Callable[[bytes], Known]  # of the peer with this pin; may raise `StateError`
+
+
 class Claim(NamedTuple):
     """A peer's word that it holds a card of ours which we do not."""
 
@@ -59,6 +63,11 @@ def read(state: State, pin: bytes) -> Known:
         raise StateError(f"{path}: cannot be read: {exc.strerror}") from exc
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         raise StateError(f"{path}: is damaged; remove it: the peer says again what it holds") from None
+
+
+def on_disk(state: State) -> Records:
+    """All records as the files say when they are asked for."""
+    return partial(read, state)
 
 
 def note_given(state: State, pin: bytes, serial: int) -> bool:
@@ -86,11 +95,11 @@ def note_newer(state: State, pin: bytes, serial: int) -> bool:
     return _change(state, pin, newer=serial)
 
 
-def newest_claim(state: State, peers: Iterable[Peer], own_serial: int) -> Claim | None:
+def newest_claim(records: Records, peers: Iterable[Peer], own_serial: int) -> Claim | None:
     """The newest card of ours beyond `own_serial` that a configured peer says it holds, None when there is none."""
     claims = []
     for peer in peers:
-        known = read(state, peer.pin)
+        known = records(peer.pin)
         claims.append(Claim(max(known.newer, known.serial), peer.name))
     newest = max(claims, default=None)
     return newest if newest is not None and newest.serial > own_serial else None

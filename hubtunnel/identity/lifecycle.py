@@ -196,22 +196,22 @@ def dependants(state: State, peers: Iterable[Peer], key: LinkSecret | LinkPublic
     return names
 
 
-def old_identities_done(state: State, peers: Iterable[Peer]) -> bool:
+def old_identities_done(state: State, peers: Iterable[Peer], records: acknowledged.Records) -> bool:
     """Whether every peer holds a card of our present identity, so that the key of the one before can go."""
     cards = newest(state)
     idfp = cards[-1].card.idfp
     first = min(signed.card.serial for signed in cards if signed.card.idfp == idfp)
-    return all(acknowledged.read(state, peer.pin).holds >= first for peer in peers)
+    return all(records(peer.pin).holds >= first for peer in peers)
 
 
-def old_identity_due(state: State, peers: Iterable[Peer]) -> bool:
+def old_identity_due(state: State, peers: Iterable[Peer], records: acknowledged.Records) -> bool:
     """Whether there is a key of an earlier identity that can go."""
-    return bool(_old_identities(state)) and old_identities_done(state, peers)
+    return bool(_old_identities(state)) and old_identities_done(state, peers, records)
 
 
 def forget_old_identities(state: State, peers: Iterable[Peer]) -> list[str]:
     """Delete the keys of earlier identities once no peer needs a card signed by them. Returns the files' names."""
-    if not old_identity_due(state, peers):
+    if not old_identity_due(state, peers, acknowledged.on_disk(state)):
         return []
     return [path.name for path in _old_identities(state) if state.remove(path)]
 
@@ -249,7 +249,7 @@ def cut_off(state: State, peers: Iterable[Peer], now: float) -> list[str]:
     ]
 
 
-def warnings(state: State, peers: Iterable[Peer], now: float) -> list[Warned]:
+def warnings(state: State, peers: Iterable[Peer], now: float, records: acknowledged.Records) -> list[Warned]:
     """Who will be cut off, named days ahead: everybody when our keys end, one peer when those it knows do."""
     cards = newest(state)
     own = cards[-1].card
@@ -264,11 +264,14 @@ def warnings(state: State, peers: Iterable[Peer], now: float) -> list[Warned]:
             "`key import` here"
         )
         found.append(Warned(None, until, days, f"the last link key of this hub {_ends(until, now)}: {cure}"))
+    reach: dict[int, float] = {}  # by the serial of the card that is held: most of those who lag hold the same one
     for peer in peers:
-        known = acknowledged.read(state, peer.pin)
+        known = records(peer.pin)
         if known.holds >= own.serial:
             continue
-        ends = reachable_until(state, cards, known, now)
+        if known.holds not in reach:
+            reach[known.holds] = reachable_until(state, cards, known, now)
+        ends = reach[known.holds]
         held = next((signed.card for signed in cards if signed.card.serial == known.holds), cards[0].card)
         days = windows.warn_days(ends, held.issued, now)
         if days is not None:

@@ -54,7 +54,7 @@ class Context:
         if force:
             return None
         own = signing.newest(self.state)[-1].card.serial
-        found = acknowledged.newest_claim(self.state, self.config.peers, own)
+        found = acknowledged.newest_claim(acknowledged.on_disk(self.state), self.config.peers, own)
         if self.known_newer is not None and self.known_newer > (found.serial if found else own):
             return Claim(self.known_newer, "a peer")
         return found

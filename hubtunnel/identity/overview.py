@@ -59,7 +59,7 @@ def look(config: Config, state: State, now: float, *, identity: str) -> Overview
         tuple(_key_lines(state, cards, config.peers, known, now)),
         tuple(peers),
         lifecycle.rotation_due(cards[-1], now),
-        tuple(warned.text for warned in lifecycle.warnings(state, config.peers, now)),
+        tuple(warned.text for warned in lifecycle.warnings(state, config.peers, now, acknowledged.on_disk(state))),
     )
 
 

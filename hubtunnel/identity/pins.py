@@ -8,6 +8,7 @@ back.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -122,8 +123,13 @@ class HubKeys:
     """What is trusted of us and of every peer, as the files say now."""
 
     own: OwnKeys
-    peers: tuple[PeerKeys, ...]
+    by_name: Mapping[str, PeerKeys]  # in the order of the names
     notices: tuple[Notice, ...]
+
+    @property
+    def peers(self) -> tuple[PeerKeys, ...]:
+        """All peers, by their names."""
+        return tuple(self.by_name.values())
 
     @property
     def idfp(self) -> bytes:
@@ -147,7 +153,11 @@ class HubKeys:
 
     def peer(self, name: str) -> PeerKeys | None:
         """The peer configured under that name."""
-        return next((peer for peer in self.peers if peer.name == name), None)
+        return self.by_name.get(name)
+
+    def with_peer(self, peer: PeerKeys) -> HubKeys:
+        """The same but for one peer that is configured."""
+        return replace(self, by_name={**self.by_name, peer.name: peer})
 
 
 def load_hub(
@@ -178,7 +188,7 @@ def load_hub(
         notices += _store(state, own.card.card.serial, changed, by, now)
         notices += _note_refusals(state, peer_notices, by, now)
     known, damaged = _with_known(state, peers)
-    return HubKeys(own, known, (*notices, *peer_notices, *damaged))
+    return HubKeys(own, {peer.name: peer for peer in known}, (*notices, *peer_notices, *damaged))
 
 
 def load_own(state: State, *, allow_published: bool = False) -> OwnKeys:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from hubtunnel import crypto
@@ -182,17 +182,26 @@ class HintTable:
     Only the direction in which we respond is in it, so that our own M1, reflected, finds nothing.
     """
 
-    __slots__ = ("_table", "contexts", "hour", "seen")
+    __slots__ = ("_table", "hour", "seen")
 
     def __init__(self, contexts: Iterable[PairContext], unix_time: float, seen: SeenGates | None = None) -> None:
-        self.contexts = tuple(contexts)
         self.hour = hour_of(unix_time)
         self.seen = seen or SeenGates()
         self.seen.forget_before(self.hour + c.HINT_HOURS[0])
         self._table: dict[bytes, tuple[PairContext, int]] = {}
-        for context in self.contexts:
+        self.change((), contexts)
+
+    def change(self, gone: Iterable[PairContext], come: Iterable[PairContext]) -> None:
+        """Take contexts out and in; costs what these are, whatever else is in the table."""
+        for hint, found in self._entries(gone):
+            if self._table.get(hint) == found:  # two peers may have changed names: one has it already
+                del self._table[hint]
+        self._table.update(self._entries(come))
+
+    def _entries(self, contexts: Iterable[PairContext]) -> Iterator[tuple[bytes, tuple[PairContext, int]]]:
+        for context in contexts:
             for hour in (self.hour + step for step in c.HINT_HOURS):
-                self._table[context.listening.hint(hour)] = (context, hour)
+                yield context.listening.hint(hour), (context, hour)
 
     def find(self, hint: bytes) -> tuple[PairContext, int] | None:
         """The context that a hint names, and its hour."""

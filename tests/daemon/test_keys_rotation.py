@@ -116,9 +116,9 @@ def test_while_a_peer_is_waited_for_nothing_is_read_again(
     looks: list[float] = []
     plan = keeper.plan
 
-    def counted(state: State, peers: tuple[Peer, ...], now: float) -> keeper.Plan:
+    def counted(state: State, peers: tuple[Peer, ...], known: records.Records, now: float) -> keeper.Plan:
         looks.append(now)
-        return plan(state, peers, now)
+        return plan(state, peers, known, now)
 
     monkeypatch.setattr(keeper, "plan", counted)
 

@@ -67,11 +67,11 @@ def test_keys_known_are_those_of_the_card_that_is_held(config: Path) -> None:
 
 def test_newest_claim_is_one_beyond_our_own(config: Path) -> None:
     with opened(config) as (loaded, state):
-        assert acknowledged.newest_claim(state, loaded.peers, 1) is None
+        assert acknowledged.newest_claim(acknowledged.on_disk(state), loaded.peers, 1) is None
         acknowledged.note_newer(state, PIN, 4)
-        claim = acknowledged.newest_claim(state, loaded.peers, 1)
+        claim = acknowledged.newest_claim(acknowledged.on_disk(state), loaded.peers, 1)
         assert claim == (4, "mx.b.example")
-        assert acknowledged.newest_claim(state, loaded.peers, 4) is None
+        assert acknowledged.newest_claim(acknowledged.on_disk(state), loaded.peers, 4) is None
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"serial": "x"}', '{"serial": []}', "\x00\xff", "[" * 4000])

@@ -58,7 +58,7 @@ def test_automatic_rotation_over_two_years_never_leaves_a_gap(config: Path) -> N
             if lifecycle.rotation_due(state.cards()[-1], now) <= now:
                 operations.run(operations.Context(state, loaded, now, WHO), "rotate", {})
                 rotations += 1
-            assert not lifecycle.warnings(state, [], now)
+            assert not lifecycle.warnings(state, [], now, acknowledged.on_disk(state))
             lifecycle.delete_due(state, now)
             card = state.cards()[-1].card
             assert windows.current(card.link_keys, now) is not None
@@ -133,8 +133,8 @@ def test_a_week_of_daily_keys(config: Path) -> None:
     end = made[-1]["not_after"]
     with opened(config) as (_, state):
         assert windows.covered_until(newest(config).link_keys, NOW) == end
-        assert [each.days for each in lifecycle.warnings(state, [], end - HOUR)] == [1]
-        assert not lifecycle.warnings(state, [], end - 2 * DAY)
+        assert [each.days for each in lifecycle.warnings(state, [], end - HOUR, acknowledged.on_disk(state))] == [1]
+        assert not lifecycle.warnings(state, [], end - 2 * DAY, acknowledged.on_disk(state))
 
 
 def test_the_next_week_follows_the_first_without_a_gap(config: Path) -> None:
@@ -269,12 +269,12 @@ def test_who_will_be_cut_off_is_named_days_ahead(config: Path) -> None:
     named = {}
     with opened(config) as (loaded, state):
         for days in (31, 30, 14, 7, 1, 0):
-            found = lifecycle.warnings(state, loaded.peers, end - days * DAY)
+            found = lifecycle.warnings(state, loaded.peers, end - days * DAY, acknowledged.on_disk(state))
             named[days] = [(each.peer, each.days) for each in found]
             assert all("card 1 only" in each.text and "peer update" in each.text for each in found)
         assert lifecycle.cut_off(state, loaded.peers, end) == ["mx.b.example"]
         acknowledged.note_acknowledged(state, PIN_B, 7, end - 2 * DAY)
-        assert lifecycle.warnings(state, loaded.peers, end - DAY) == []
+        assert lifecycle.warnings(state, loaded.peers, end - DAY, acknowledged.on_disk(state)) == []
     assert named == {31: [], **{days: [("mx.b.example", days)] for days in (30, 14, 7, 1)}, 0: [("mx.b.example", 1)]}
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from hubtunnel import crypto
 from hubtunnel.protocol import constants as c
 from hubtunnel.protocol.handshake import Initiator, Responder
-from hubtunnel.protocol.pair import HintTable, SeenGates, hedged_seed
+from hubtunnel.protocol.pair import HintTable, PairContext, SeenGates, hedged_seed
 from hubtunnel.protocol.wire import M1, M2
 from tests.protocol.handshakes import ALICE, BOB, CAROL, HALF_PAST, Party, feed, shake, twin, work
 
@@ -176,10 +178,31 @@ def test_PC8_table_is_made_anew_with_the_hour() -> None:
     assert not table.rebuild_needed(HALF_PAST + 29 * MINUTE)
     assert table.rebuild_needed(HALF_PAST + 31 * MINUTE)
     assert table.rebuild_needed(HALF_PAST - 31 * MINUTE), "the clock was set back"
-    later = table.rebuilt(table.contexts, HALF_PAST + c.HOUR)
+    later = table.rebuilt([BOB.context(ALICE)], HALF_PAST + c.HOUR)
     hint = BOB.context(ALICE).listening.hint
     hour = int(HALF_PAST // c.HOUR)
     assert [later.find(hint(hour + n)) is not None for n in (-1, 0, 1, 2, 3)] == [False, True, True, True, False]
+
+
+def test_PC8_contexts_of_a_table_change_without_the_others() -> None:
+    """What goes is no longer found, what comes is, and who is not named stays; what has another name by then stays."""
+    table = BOB.listen(ALICE, CAROL)
+    alice, carol = BOB.context(ALICE), BOB.context(CAROL)
+    hour = int(HALF_PAST // c.HOUR)
+
+    def found(context: PairContext) -> list[object]:
+        return [entry and entry[0] for n in (-1, 0, 1) for entry in [table.find(context.listening.hint(hour + n))]]
+
+    table.change([alice], [])
+    assert found(alice) == [None] * 3
+    assert found(carol) == [carol] * 3
+    table.change([], [alice])
+    assert found(alice) == [alice] * 3
+    renamed = replace(alice, peer="another name")
+    table.change([carol], [renamed])
+    table.change([alice], [carol])
+    assert found(renamed) == [renamed] * 3
+    assert found(carol) == [carol] * 3
 
 
 def test_PC6_hints_of_two_hours_have_nothing_in_common() -> None:
@@ -249,11 +272,11 @@ def test_RD5_replay() -> None:
     again = BOB.accept(table)
     again.receive_data(m1)
     assert drained(again, "replay")
-    table = table.rebuilt(table.contexts, HALF_PAST + c.HOUR)
+    table = table.rebuilt([BOB.context(ALICE)], HALF_PAST + c.HOUR)
     again = BOB.accept(table)
     again.receive_data(m1)
     assert drained(again, "replay")
-    table = table.rebuilt(table.contexts, HALF_PAST + 2 * c.HOUR)
+    table = table.rebuilt([BOB.context(ALICE)], HALF_PAST + 2 * c.HOUR)
     again = BOB.accept(table)
     again.receive_data(m1)
     assert drained(again, "unknown_hint")
