@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -19,10 +20,13 @@ def direct(place: Place) -> Iterator[Running]:
 
 
 @contextmanager
-def hubtunnel(place: Place, *, loop: str) -> Iterator[Running]:
+def hubtunnel(
+    place: Place, *, loop: str, proxy: str = "none", hub: Sequence[str] = (), peer: Sequence[str] = ()
+) -> Iterator[Running]:
     """Our own daemons, with their default settings but for what the sinks do not understand.
 
-    That is the PROXY header, and for the sink of bulk data the question whether it is an SMTP server.
+    That is the PROXY header, and for the sink of bulk data the question whether it is an SMTP server. `hub` and `peer`
+    are lines for the files of both hubs and of both peers.
     """
     near, far = (
         Hub(f"{name}.example", place.directory / name, listen=listen, deliver=place.sink, namespace=inside)
@@ -35,18 +39,22 @@ def hubtunnel(place: Place, *, loop: str) -> Iterator[Running]:
     unused = f"127.0.0.{100 + place.number}:2523"
     near.introduce(far, listen=place.entrance, endpoint=place.middle)
     far.introduce(near, listen=unused if place.far else f"{_nobody_dials(place)}:2523")
-    near.configure_peer(far, "[deliver]", 'proxy_protocol = "none"', "probe = false")
-    far.configure_peer(near, "[deliver]", 'proxy_protocol = "none"', "probe = false")
+    delivery = ("[deliver]", f'proxy_protocol = "{proxy}"', "probe = false")
+    near.configure_peer(far, *peer, *delivery)
+    far.configure_peer(near, *peer, *delivery)
     try:
         began = time.perf_counter()
-        for hub in (far, near):
-            hub.start(loop=loop)
-        for hub in (near, far):
-            hub.wait_until_up()
-        yield Running((near.pid, far.pid), place.entrance, time.perf_counter() - began)
+        for end in (far, near):
+            end.start(loop=loop)
+        for end in (near, far):
+            end.wait_until_up()
+        seconds = time.perf_counter() - began
+        for end, line in itertools.product((near, far), hub):
+            end.configure(line)
+        yield Running((near.pid, far.pid), place.entrance, seconds)
     finally:
-        for hub in (near, far):
-            hub.stop()
+        for end in (near, far):
+            end.stop()
 
 
 def _nobody_dials(place: Place) -> str:

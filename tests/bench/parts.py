@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tests.bench import costs, mtas, scale
+from tests.bench import costs, features, mtas, scale
 from tests.bench.ground import absent, at_distance, on_loopback
 from tests.bench.loads import BULK, MAIL, PROGRAMS, Batch, Crowded, Delivery, Load, RoundTrips, long_bulk
 from tests.bench.pairs import PAIRS
@@ -108,6 +108,7 @@ PARTS = {
         Part("delivery", "round trips until the 250 at 100 ms", delivery),
         Part("distance", "bulk and batches of mail over 20, 100 and 300 ms with and without loss", distance),
         Part("costs", "memory, start-up, handshakes a second", costs.measure),
+        Part("features", "PROXY, log, users; resend buffer, ACK, credit and more: what each costs", features.measure),
         Part("mtas", "Postfix to Postfix: in clear, STARTTLS with pinned fingerprints, through us", mtas.measure),
         Part("scale", "a hub with 1,000 peers of which 200 are connected", scale.measure),
     )

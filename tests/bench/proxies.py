@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from tests.bench.ways import Place, Program, Running, both_running
@@ -22,7 +23,7 @@ defaults
     timeout client 120s
     timeout server 120s
 listen {name}
-    bind {listen}{bind_tls}
+    bind {listen}{bind}
     server next {target}{server_tls}
 """
 
@@ -69,13 +70,27 @@ def haproxy_plain(place: Place) -> Iterator[Running]:
 
 
 @contextmanager
+def proxied_sink(place: Place, *, accept_proxy: bool) -> Iterator[str]:
+    """HAProxy before the sink, which takes the PROXY header where there is one; the address to hand over to."""
+    listen = f"{place.middle.rpartition(':')[0]}:2727"
+    bind = " accept-proxy" if accept_proxy else ""
+    argv = _haproxy(place.directory, "sink", listen, place.sink, bind=bind)
+    child = place.start("sink", argv, place.far)
+    try:
+        child.wait_for(partial(place.accepts, listen, place.far), f"HAProxy to listen on {listen}")
+        yield listen
+    finally:
+        child.stop()
+
+
+@contextmanager
 def haproxy_tls(place: Place) -> Iterator[Running]:
     """The same with TLS 1.3 between them, each end pinning the other's certificate; the rest as by default."""
     own, other = certificates(place.directory)
     near_tls = f" ssl crt {own} ca-file {other} verify required"
     far_tls = f" ssl crt {other} ca-file {own} verify required"
     near = _haproxy(place.directory, "near", place.entrance, place.middle, server_tls=near_tls)
-    far = _haproxy(place.directory, "far", place.middle, place.sink, bind_tls=far_tls)
+    far = _haproxy(place.directory, "far", place.middle, place.sink, bind=far_tls)
     with _both(place, near, far) as running:
         yield running
 
@@ -110,12 +125,10 @@ def spiped(place: Place) -> Iterator[Running]:
 
 
 def _haproxy(
-    directory: Path, name: str, listen: str, target: str, *, bind_tls: str = "", server_tls: str = ""
+    directory: Path, name: str, listen: str, target: str, *, bind: str = "", server_tls: str = ""
 ) -> list[str]:
     config = directory / f"{name}.cfg"
-    config.write_text(
-        _HAPROXY.format(name=name, listen=listen, target=target, bind_tls=bind_tls, server_tls=server_tls)
-    )
+    config.write_text(_HAPROXY.format(name=name, listen=listen, target=target, bind=bind, server_tls=server_tls))
     return ["haproxy", "-db", "-f", str(config)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.bench import plots
+from tests.bench import features, plots
 from tests.bench.kept import Result
 from tests.bench.loads import BULK, MAIL, Batch, Crowded, Delivery, RoundTrips
 from tests.bench.mtas import PATHS
@@ -39,6 +39,10 @@ _UNITS = {
     "up_s": "and with all after s",
     "idle_cpu_percent": "idle CPU %",
     "cpu_s": "CPU s so far",
+    "whole_us": "whole, CPU µs",
+    "without_us": "without it, CPU µs",
+    "costs_us": "it costs µs",
+    "step_us": "CPU µs of both ends",
     "stop_s": "stops within s (at 5 s it was asked again)",
 }
 _RATIOS = ("messages_per_s", "cpu_per_message_us", "mb_per_s", "cpu_per_gb_s", "p50_us")
@@ -51,6 +55,7 @@ _TITLES = {
     "crowded": "Small replies beside large mails, 100 Mbit/s with a queue of 20 ms",
     "delivery": "One message at a distance of 100 ms",
     "costs": "Memory and start-up",
+    "features": "What features cost",
     "mtas": "From MTA to MTA",
     "scale": "Many peers",
 }
@@ -135,8 +140,10 @@ def _targets(samples: Samples) -> list[str]:
 
 def _table(samples: Samples, part: str, load: str) -> list[str]:
     names = samples.names(part, load)
-    reference = next((name for name in (REFERENCE, "direct", "clear") if name in samples.pairs(part)), REFERENCE)
-    header = ["pair"]
+    reference = next(
+        (name for name in (REFERENCE, "direct", "clear", features.DEFAULTS) if name in samples.pairs(part)), REFERENCE
+    )
+    header = ["part" if load in features.LOADS else "pair"]
     for name in names:
         header += [_UNITS.get(name, name), *([f"× {reference}"] if name in _RATIOS else [])]
     rows = []
@@ -166,14 +173,14 @@ def _skipped(skipped: dict[str, str]) -> list[str]:
 
 
 def _legend() -> list[str]:
-    entries = {**{pair.name: pair.text for pair in PAIRS.values()}, **PATHS}
+    entries = {**{pair.name: pair.text for pair in PAIRS.values()}, **PATHS, **features.TEXTS}
     entries["starttls"] += "; in the table of one message, smtplib to an SMTP server with TLS 1.3"
     return ["## Pairs", "", *(f"- **{name}** {text}" for name, text in entries.items())]
 
 
 def _load_text(load: str) -> str:
     every = (*MAIL, *BULK, RoundTrips(), Crowded(), Delivery(1.0), Batch())
-    texts = {one.name: one.text for one in every} | _SCALE_TITLES
+    texts = {one.name: one.text for one in every} | _SCALE_TITLES | features.LOADS
     text = texts.get(load, load)
     return text[0].upper() + text[1:]
 

@@ -63,6 +63,14 @@ class Hub:
         with self._peer_file(peer).open("a") as file:
             file.writelines(f"{line}\n" for line in lines)
 
+    def configure(self, setting: str) -> None:
+        """Put a setting in the place of its default in the hub's file, and reload: in force when this returns."""
+        key = setting.partition(" =")[0]
+        text, found = re.subn(rf"^# {key} = .*$", setting, self.config.read_text(), flags=re.MULTILINE)
+        assert found == 1, setting
+        self.config.write_text(text)
+        self._command("reload")
+
     def move_peer(self, peer: Hub, *endpoints: str) -> None:
         """Give the peer's file other endpoints, and reload: in force when this returns."""
         file = self._peer_file(peer)
