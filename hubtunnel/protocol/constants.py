@@ -68,7 +68,7 @@ class Label(StrEnum):
 
 # --- handshake messages: field, length in bytes; offsets follow from the order (PROTOCOL.md 4.1) -------------
 
-M1_FIELDS = (
+M1_FIELDS: tuple[tuple[str, int], ...] = (
     ("ver", 1),
     ("hint", 16),
     ("eX_I", X25519_LEN),
@@ -76,19 +76,19 @@ M1_FIELDS = (
     ("ct_R", MLKEM_CIPHERTEXT_LEN),
     ("gate", 16),
 )
-M2_FIELDS = (
+M2_FIELDS: tuple[tuple[str, int], ...] = (
     ("eX_R", X25519_LEN),
     ("ct_e", MLKEM_CIPHERTEXT_LEN),
     ("ct_I", MLKEM_CIPHERTEXT_LEN),
     ("auth_R", HASH_LEN),
 )
-M3_FIELDS = (("auth_I", HASH_LEN),)
-RK1_FIELDS = M1_FIELDS[2:5]
-RK2_FIELDS = M2_FIELDS
-RK3_FIELDS = M3_FIELDS
-START_FIELDS = (("boot_I", BOOT_LEN), ("dial", 8))
-STARTED_FIELDS = (("boot_R", BOOT_LEN),)
-RESUME_FIELDS = (
+M3_FIELDS: tuple[tuple[str, int], ...] = (("auth_I", HASH_LEN),)
+RK1_FIELDS: tuple[tuple[str, int], ...] = M1_FIELDS[2:5]
+RK2_FIELDS: tuple[tuple[str, int], ...] = M2_FIELDS
+RK3_FIELDS: tuple[tuple[str, int], ...] = M3_FIELDS
+START_FIELDS: tuple[tuple[str, int], ...] = (("boot_I", BOOT_LEN), ("dial", 8))
+STARTED_FIELDS: tuple[tuple[str, int], ...] = (("boot_R", BOOT_LEN),)
+RESUME_FIELDS: tuple[tuple[str, int], ...] = (
     ("sid", SID_LEN),
     ("m", 8),
     ("received_offset", 8),
@@ -97,7 +97,7 @@ RESUME_FIELDS = (
     ("dial", 8),
     ("proof_I", HASH_LEN),
 )
-RESUMED_FIELDS = (
+RESUMED_FIELDS: tuple[tuple[str, int], ...] = (
     ("status", 1),
     ("boot_R", BOOT_LEN),
     ("received_offset", 8),

@@ -203,7 +203,7 @@ def decode_open(payload: bytes) -> tuple[str, tuple[str, int] | None]:
     if "source" not in value:
         return service, None
     match value["source"]:
-        case [str(address), int(port)] if type(port) is int and 0 <= port <= 65535:
+        case [str(address), port] if type(port) is int and 0 <= port <= 65535:
             return service, (address, port) if _is_address(address) else None
     raise ProtocolError("OPEN with a source that is no address and port")
 

@@ -67,6 +67,8 @@ HOW = {
     (OPERATING, "apt-get install -y ./hubtunnel.deb postfix"): BARE,
     (OPERATING, "/etc/hubtunnel/hubtunnel.toml"): HERE,
     (OPERATING, "systemctl edit hubtunnel"): BARE,
+    # With the versions of the lock, and used there by tests and by the demo.
+    (OPERATING, "HATCH_BUILD_HOOKS_ENABLE=1 python3 -m pip wheel --no-deps --wheel-dir dist ."): ".ci/run",
     (LOG, "2026-11-22T02:11:00.000Z info stream"): HERE,
 }
 

@@ -15,6 +15,8 @@ from hubtunnel.protocol.schedule import Secrets
 from hubtunnel.protocol.session import Session
 from tests.protocol.explorer import SCENARIOS, Found, Scenario, Search
 
+pytestmark = pytest.mark.interpreted  # worlds are pickled
+
 WIDE = ("everything", "overlapping carriers")  # two steps of these are as many states as three of others
 
 

@@ -381,6 +381,7 @@ def test_RT8_refused_key_in_RK1(field: str, value: bytes) -> None:
     assert list(line.session.roots) == [0]
 
 
+@pytest.mark.interpreted
 def test_RT8_every_bit_of_RK3() -> None:
     """Any flip in RK3: drop; R stays with both roots, in the old epoch."""
     puppet = Puppet()
@@ -430,6 +431,7 @@ def test_stale_job_of_another_owner_is_ignored() -> None:
     assert line.closed is None
 
 
+@pytest.mark.interpreted
 def test_no_key_and_nonce_twice_over_steps() -> None:
     """Keys of all epochs and directions of a session with many steps differ."""
     seen: set[bytes] = set()

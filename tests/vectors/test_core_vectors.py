@@ -233,7 +233,7 @@ def test_RC1_RC2_RC3_records_of_the_initiator() -> None:
         sealed = sealing.seal(plaintext)
         if counter in wanted:
             assert sealed == record["wire"]
-        reader.feed(sealed)
+        reader.feed(bytes(sealed))
         assert reader.next() == (record["type"], plaintext)
 
 
