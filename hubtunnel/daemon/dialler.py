@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hubtunnel.config import Endpoint
 from hubtunnel.daemon import contexts, reasons, sockets
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from hubtunnel.daemon.link import PeerLink
 
 CONNECT_TIMEOUT = 10.0
+_NEVER = float("inf")
+_LEAST = 0.001  # seconds: the loop's clock may be so much behind ours
 
 
 class Dialler:
@@ -38,47 +40,56 @@ class Dialler:
         self._link = link
         self._services = link.services
         self._backoff = Backoff(link.services.random)
-        self._wake = asyncio.Event()
         self._next_at: float | None = None
         self._turn = 0  # which of the live key pairs is tried next
         self._won = False  # a handshake of the dial under way is through
-        self._task: asyncio.Task[None] | None = None
+        self._running = False
+        self._woken = False  # it will look in this turn of the loop
+        self._timer: asyncio.TimerHandle | None = None  # of the next look
+        self._task: asyncio.Task[None] | None = None  # while a dial is under way; nothing lasts where all is well
+        self._racing: asyncio.Task[Failure | None] | None = None
+        self._over: Callable[[], Failure | None] | None = None  # why the dial under way is worth nothing any more
+        self._given_up: Failure | None = None
         self._addresses: dict[Endpoint, list[str]] = {}  # as last resolved
 
     def start(self) -> None:
         """Begin to watch."""
-        self._task = self._services.loop.create_task(self._run())
+        self._running = True
+        self.wake()
 
     async def stop(self) -> None:
         """Dial no more."""
+        self._running = False
+        self._sleep(_NEVER)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
 
     # --- what makes it look again ---------------------------------------------------------------------------
 
     def wake(self) -> None:
         """Something changed: look again whether a carrier is wanted."""
-        self._wake.set()
+        if self._running and not self._woken:
+            self._woken = True
+            self._services.loop.call_soon(self._awake)
 
     def look(self, now: float) -> None:
         """The state of the link may have changed, in whatever way."""
         if self.phase == "idle" and self._link.peer.endpoints and self._link.core.wants_carrier(now):
-            self._wake.set()
+            self.wake()
 
     def demand(self) -> None:
         """Our MTA waits for the peer now: a dial that back-off has put far off comes sooner."""
         if self._next_at is not None:
             self._next_at = min(self._next_at, self._backoff.soon(self._link.now()))
-        self._wake.set()
+        self.wake()
 
     def promising(self) -> None:
         """A dial now is worth more than before: the peer was just here, or its endpoints or keys changed."""
         self._backoff.reset()
         self._next_at = None
         self._turn = 0
-        self._wake.set()
+        self.wake()
 
     def peer_restarts(self, now: float) -> None:
         """The peer has said so: it is expected back soon."""
@@ -92,41 +103,73 @@ class Dialler:
         """That carrier is gone. `waits`: its session is not over and waits for the next."""
         self._backoff.down(now, waits=waits)
         self._next_at = None
-        self._wake.set()
+        self.wake()
 
-    # --- the task -------------------------------------------------------------------------------------------
+    # --- what is to be done now -----------------------------------------------------------------------------
 
-    async def _run(self) -> None:
-        core = self._link.core
-        while True:
-            self._wake.clear()
-            now = self._link.now()
-            # A hub that stops begins nothing new; conversations that wait for a carrier still get theirs.
-            wanted = core.wants_resume if self._services.draining else core.wants_carrier(now)
-            if not self._link.peer.endpoints or not wanted:
-                self.phase = "idle"
-                await self._move_or_sleep(now)
-                continue
-            if self._next_at is None:
-                self._next_at = self._backoff.next_dial_at(now)
-            if self._next_at > now:
-                self.phase = "backoff"
-                await self._sleep(self._next_at - now)
-                continue
-            self._next_at = None
-            self._backoff.dialling(now)
-            failure = await self._dial()
-            self._note(failure)
-
-    async def _move_or_sleep(self, now: float) -> None:
-        if self.moves.at > now:
-            await self._sleep(self.moves.at - now)
+    def _awake(self) -> None:
+        """In a turn of the loop of its own: whatever woke us is through with its changes."""
+        self._woken = False
+        if not self._running:
             return
-        move = self.moves.take(now)
-        if move is not None and not self._services.draining:
-            failure = await self._try(move)
+        if self._task is None:
+            self._next()
+        elif self._racing is not None and self._over is not None and (failure := self._over()) is not None:
+            self._given_up = failure
+            self._racing.cancel()
+
+    def _next(self) -> None:
+        """Dial, or say when to look again."""
+        core, now = self._link.core, self._link.now()
+        # A hub that stops begins nothing new; conversations that wait for a carrier still get theirs.
+        wanted = core.wants_resume if self._services.draining else core.wants_carrier(now)
+        if not self._link.peer.endpoints or not wanted:
             self.phase = "idle"
-            self.moves.done(move, failure)
+            self._move_or_sleep(now)
+            return
+        if self._next_at is None:
+            self._next_at = self._backoff.next_dial_at(now)
+        if self._next_at > now:
+            self.phase = "backoff"
+            self._sleep(self._next_at - now)
+            return
+        self._next_at = None
+        self._backoff.dialling(now)
+        self._begin(self._dial_and_note())
+
+    def _move_or_sleep(self, now: float) -> None:
+        move = None
+        while move is None and self.moves.at <= now:
+            move = self.moves.take(now)
+        if move is None or self._services.draining:
+            self._sleep(self.moves.at - now)
+        else:
+            self._begin(self._move(move))
+
+    def _sleep(self, seconds: float) -> None:
+        """Until woken, or so long; infinite seconds are fine."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds == _NEVER else self._services.loop.call_later(max(_LEAST, seconds), self.wake)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        self._sleep(_NEVER)
+        self._task = self._services.loop.create_task(work)
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            log.error("dialler", exc_info=exc, extra={"fields": {"peer": self._link.name}})
+        self.wake()
+
+    async def _move(self, move: Move) -> None:
+        failure = await self._try(move)
+        self.phase = "idle"
+        self.moves.done(move, failure)
+
+    async def _dial_and_note(self) -> None:
+        self._note(await self._dial())
 
     async def _try(self, move: Move) -> Failure | None:
         """The dial of a move; given up when the session loses the carrier that it has: then every endpoint counts."""
@@ -144,31 +187,16 @@ class Dialler:
     ) -> Failure | None:
         """One dial, until `over` says why it is worth nothing any more; it is asked whenever something has changed."""
         self.phase, self._won = "dialing", False
-        loop = self._services.loop
-        racing = loop.create_task(Race(endpoints, self._resolve, partial(self._attempt, context)).run())
-        woken = loop.create_task(self._wake.wait())
+        self._over = over
+        self._racing = asyncio.create_task(Race(endpoints, self._resolve, partial(self._attempt, context)).run())
         try:
-            while not racing.done():
-                await asyncio.wait((racing, woken), return_when=asyncio.FIRST_COMPLETED)
-                if racing.done():
-                    break
-                if (failure := over()) is not None:
-                    return failure
-                self._wake.clear()
-                woken = loop.create_task(self._wake.wait())
-            return racing.result()
+            return await self._racing
+        except asyncio.CancelledError:
+            if self._given_up is None:
+                raise
+            return self._given_up
         finally:
-            racing.cancel()
-            woken.cancel()
-            await asyncio.gather(racing, woken, return_exceptions=True)
-
-    async def _sleep(self, seconds: float) -> None:
-        """Until woken, or so long; infinite seconds are fine."""
-        try:
-            async with asyncio.timeout(None if seconds == float("inf") else seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+            self._over = self._racing = self._given_up = None
 
     def _note(self, failure: Failure | None) -> None:
         self.phase = "idle"
@@ -200,10 +228,11 @@ class Dialler:
 
         return await self._race(endpoints, context, over)
 
-    async def _resolve(self, endpoint: Endpoint) -> list[str] | Failure:
-        """The endpoint's addresses, now; those of last time when the resolver does not answer, for keys decide."""
-        if endpoint.ip is not None:
-            return [str(endpoint.ip)]
+    def _resolve(self, endpoint: Endpoint) -> list[str] | Coroutine[Any, Any, list[str] | Failure]:
+        return self._look_up(endpoint) if endpoint.ip is None else [str(endpoint.ip)]
+
+    async def _look_up(self, endpoint: Endpoint) -> list[str] | Failure:
+        """The name's addresses, now; those of last time when the resolver does not answer, for keys decide."""
         self._addresses = {
             known: found for known, found in self._addresses.items() if known in self._link.peer.endpoints
         }

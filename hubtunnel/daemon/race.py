@@ -8,7 +8,8 @@ costs a fraction of a second, not a timeout.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
 
 from hubtunnel.config import Endpoint
 from hubtunnel.daemon.reasons import Failure, most_telling
@@ -18,7 +19,8 @@ STAGGER_CONNECTED = 2.0  # the same once TCP is up: the rest is up to the other 
 AT_ONCE = 6  # attempts at the same time
 ADDRESSES_MAX = 4  # of one endpoint
 
-Resolve = Callable[[Endpoint], Awaitable[list[str] | Failure]]
+# The addresses of an endpoint, or what will find them.
+Resolve = Callable[[Endpoint], list[str] | Coroutine[Any, Any, list[str] | Failure]]
 # (endpoint, address, to be called once TCP is up): None when the handshake is through
 Attempt = Callable[[Endpoint, str, Callable[[], None]], Awaitable[Failure | None]]
 _Task = asyncio.Task[list[str] | Failure | None]
@@ -42,9 +44,12 @@ class Race:
     async def run(self) -> Failure | None:
         """None when a carrier is there; else of all failures the one that says most."""
         loop = asyncio.get_running_loop()
-        self._lookups = {
-            loop.create_task(self._look_up(endpoint)): number for number, endpoint in enumerate(self._endpoints)
-        }
+        for number, endpoint in enumerate(self._endpoints):
+            found = self._resolve(endpoint)
+            if isinstance(found, list):
+                self._untried[number] = found[:ADDRESSES_MAX]
+            else:
+                self._lookups[loop.create_task(found)] = number
         self._next_at = self._clock() + STAGGER  # the head start of the preferred endpoint's name
         try:
             while self._lookups or self._attempts or any(self._untried):
@@ -59,9 +64,6 @@ class Race:
             for task in left:
                 task.cancel()
             await asyncio.gather(*left, return_exceptions=True)
-
-    async def _look_up(self, endpoint: Endpoint) -> list[str] | Failure:
-        return await self._resolve(endpoint)
 
     def _start_what_may_start(self) -> float | None:
         """Start at most one attempt; seconds after which to look again if nothing happens before."""

@@ -352,9 +352,9 @@ def test_an_idle_dialler_sleeps_and_still_misses_nothing(
                 slept: list[float] = []
                 sleep = near.dialler._sleep
 
-                async def noted(seconds: float) -> None:
+                def noted(seconds: float) -> None:
                     slept.append(seconds)
-                    await sleep(seconds)
+                    sleep(seconds)
 
                 near.dialler._sleep = noted  # type: ignore[method-assign]
                 near.dialler.wake()
