@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
-from tests.bench import proxies, wireguard
+from tests.bench import compiled, proxies, wireguard
 from tests.bench.ways import Pair, Place, Running
-from tests.e2e.hubs import Hub
+from tests.e2e.hubs import ROOT, Hub
 
 
 @contextmanager
@@ -21,7 +22,13 @@ def direct(place: Place) -> Iterator[Running]:
 
 @contextmanager
 def hubtunnel(
-    place: Place, *, loop: str, proxy: str = "none", hub: Sequence[str] = (), peer: Sequence[str] = ()
+    place: Place,
+    *,
+    loop: str,
+    proxy: str = "none",
+    hub: Sequence[str] = (),
+    peer: Sequence[str] = (),
+    package: Path = ROOT,
 ) -> Iterator[Running]:
     """Our own daemons, with their default settings but for what the sinks do not understand.
 
@@ -29,7 +36,14 @@ def hubtunnel(
     are lines for the files of both hubs and of both peers.
     """
     near, far = (
-        Hub(f"{name}.example", place.directory / name, listen=listen, deliver=place.sink, namespace=inside)
+        Hub(
+            f"{name}.example",
+            place.directory / name,
+            listen=listen,
+            deliver=place.sink,
+            namespace=inside,
+            package=package,
+        )
         # The near end needs no listener that anybody dials: any port will do.
         for name, listen, inside in (
             ("near", f"{_nobody_dials(place)}:0", place.near),
@@ -90,6 +104,12 @@ PAIRS = {
         ),
         Pair("hubtunnel", "hubtunnel on uvloop", partial(hubtunnel, loop="uvloop")),
         Pair("hubtunnel-asyncio", "hubtunnel on asyncio's own loop", partial(hubtunnel, loop="asyncio")),
+        Pair(
+            "hubtunnel-compiled",
+            "hubtunnel on uvloop, its protocol core compiled",
+            partial(hubtunnel, loop="uvloop", package=compiled.FOLDER),
+            lacking=compiled.lacking,
+        ),
     )
 }
 

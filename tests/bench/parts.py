@@ -22,7 +22,7 @@ DISTANCES = tuple((delay, loss) for delay in (0.020, 0.100, 0.300) for loss in (
 """Round trip in seconds, and the share of packets that is lost in each direction."""
 
 DISTANCE_PAIRS = ("direct", "haproxy-tls", "hubtunnel")
-WITHOUT_ASYNCIO = tuple(name for name in PAIRS if name != "hubtunnel-asyncio")
+DELIVERY_PAIRS = tuple(name for name in PAIRS if not name.startswith("hubtunnel-"))  # none of our variants
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def crowded(effort: Effort, notebook: Notebook) -> None:
 def delivery(effort: Effort, notebook: Notebook) -> None:
     """One message at a distance of 100 ms, counted in round trips; STARTTLS directly between client and server too."""
     round_trip = 0.100
-    pairs = chosen("delivery", WITHOUT_ASYNCIO, effort, notebook)
+    pairs = chosen("delivery", DELIVERY_PAIRS, effort, notebook)
     if pairs:
         with at_distance(pairs, "smtp", Quality(delay=round_trip / 2)) as (_, ways):
             interleaved("delivery", ways, [Delivery(round_trip)], 3, effort, notebook)

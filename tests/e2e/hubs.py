@@ -21,16 +21,29 @@ _COMMAND = (sys.executable, "-m", "hubtunnel")
 
 
 class Hub:
-    """One hub with all its files in one folder; inside `namespace`, or on this machine's own network without one."""
+    """One hub with all its files in one folder; inside `namespace`, or on this machine's own network without one.
 
-    def __init__(self, name: str, directory: Path, *, listen: str, deliver: str, namespace: Namespace | None) -> None:
+    `package` is the folder in which the package stands that it runs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        *,
+        listen: str,
+        deliver: str,
+        namespace: Namespace | None,
+        package: Path = ROOT,
+    ) -> None:
         self.name = name
         self.directory = directory
+        self._package = package
         self._namespace = namespace
         self._child: Child | None = None
         self._starts = 0
         init = ["init", "--name", name, "--dir", str(directory), "--listen", listen, "--deliver", deliver]
-        run(*_COMMAND, *init, cwd=ROOT)
+        run(*_COMMAND, *init, cwd=self._package)
 
     @property
     def config(self) -> Path:
@@ -41,7 +54,7 @@ class Hub:
         return argv if self._namespace is None else self._namespace.argv(argv)
 
     def _command(self, *arguments: str) -> str:
-        return run(*self._argv(*arguments), cwd=ROOT)
+        return run(*self._argv(*arguments), cwd=self._package)
 
     @property
     def fingerprint(self) -> str:
@@ -84,7 +97,7 @@ class Hub:
     def start(self, *, loop: str = "uvloop") -> None:
         self._starts += 1
         log = self.directory / f"run-{self._starts}.log"
-        self._child = Child(f"hubtunnel of {self.name}", self._argv("run", "--loop", loop), log, cwd=ROOT)
+        self._child = Child(f"hubtunnel of {self.name}", self._argv("run", "--loop", loop), log, cwd=self._package)
 
     @property
     def pid(self) -> int:
