@@ -52,27 +52,36 @@ class CompiledCore(BuildHookInterface):  # type: ignore[type-arg]  # of whatever
             return
         self._scratch = tempfile.TemporaryDirectory(prefix="hubtunnel-")
         scratch = Path(self._scratch.name)
-        shutil.copytree(
-            Path(self.root, PACKAGE), scratch / PACKAGE, ignore=shutil.ignore_patterns("__pycache__", "*.so")
-        )
         self.app.display_info(f"compiling {len(MODULES)} modules of {PACKAGE}.protocol")
-        done = subprocess.run(
-            [sys.executable, "-m", "mypyc", *OPTIONS, *(f"{PACKAGE}/protocol/{name}.py" for name in MODULES)],
-            cwd=scratch,
-            env={**os.environ, **ENVIRONMENT},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        made = [path for place in (scratch, scratch / PACKAGE / "protocol") for path in sorted(place.glob("*.so"))]
-        if done.returncode or len(made) != len(MODULES) + 1:  # one for each, which are doors, and one that has it all
-            raise RuntimeError(f"mypyc did not compile the protocol core (is a C compiler there?):\n{done.stdout}")
+        try:
+            made = compiled(Path(self.root), scratch)
+        except BaseException:
+            self._scratch.cleanup()
+            raise
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
         build_data["force_include"].update({str(path): str(path.relative_to(scratch)) for path in made})
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
         """The libraries are in the wheel."""
-        if version != "editable":
-            self._scratch.cleanup()
+        if version == "editable":
+            return
+        self._scratch.cleanup()
+
+
+def compiled(root: Path, scratch: Path) -> list[Path]:
+    """The libraries of the sources in `root`, where they belong under `scratch`. Raises RuntimeError."""
+    shutil.copytree(root / PACKAGE, scratch / PACKAGE, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    done = subprocess.run(
+        [sys.executable, "-m", "mypyc", *OPTIONS, *(f"{PACKAGE}/protocol/{name}.py" for name in MODULES)],
+        cwd=scratch,
+        env={**os.environ, **ENVIRONMENT},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    made = [path for place in (scratch, scratch / PACKAGE / "protocol") for path in sorted(place.glob("*.so"))]
+    if done.returncode or len(made) != len(MODULES) + 1:  # one for each, which are doors, and one that has it all
+        raise RuntimeError(f"mypyc did not compile the protocol core (is there a C compiler?):\n{done.stdout}")
+    return made

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from hubtunnel import __version__
+from hubtunnel import __version__, protocol
 from hubtunnel.cli.common import ANSWER_IS_NO, USAGE, CommandError, complain
 from hubtunnel.config import DEFAULT_PATH, ENVIRONMENT
 from hubtunnel.errors import CardError, ConfigError, HubtunnelError, KeyFileError, ListenConfigError, UsageError
@@ -60,7 +60,8 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"hubtunnel {__version__}")
+    built = " (compiled)" if protocol.compiled() else ""
+    parser.add_argument("--version", action="version", version=f"hubtunnel {__version__}{built}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     modules = dict.fromkeys(_MODULES.values()) if command is None else (_MODULES[command],)
     for module in modules:

@@ -49,7 +49,7 @@ def _head(status: dict[str, Any]) -> Iterable[Text]:
         f"  running {span(status['uptime_s'])}"
         f"  card {status['card']}"
         f"  {size(status['memory_bytes'])} of {size(status['memory']['limit'])} in buffers"
-        f"  version {status['version']}  pid {status['pid']}",
+        f"  version {status['version']}{' (compiled)' if status.get('compiled') else ''}  pid {status['pid']}",
     )
     if status["draining"]:
         line.append("  stopping", "yellow")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from hubtunnel import __version__
+from hubtunnel import __version__, protocol
 from hubtunnel.daemon import contexts, limits
 from hubtunnel.daemon.carrier import Connection
 from hubtunnel.daemon.local import text_of
@@ -35,6 +35,7 @@ def hub_status(hub: Hub) -> dict[str, Any]:
         "card": hub.keys.card.card.serial,
         "pid": os.getpid(),
         "version": __version__,
+        "compiled": protocol.compiled(),
         "loop": hub.loop_name,
         "started": rfc3339(services.started_at),
         "uptime_s": round(services.unix_time() - services.started_at, 3),

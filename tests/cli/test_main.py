@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hubtunnel import __version__
+from hubtunnel import __version__, protocol
 from hubtunnel.cli import build_parser, typed_command
 from hubtunnel.cli.common import rfc3339
 from tests.cli.hubs import Hub, environment, run, spawn
@@ -19,7 +19,8 @@ from tests.cli.hubs import Hub, environment, run, spawn
 
 def test_version() -> None:
     result = spawn("--version")
-    assert (result.status, result.out) == (0, f"hubtunnel {__version__}\n")
+    built = " (compiled)" if protocol.compiled() else ""
+    assert (result.status, result.out) == (0, f"hubtunnel {__version__}{built}\n")
 
 
 def test_commands_of_the_contract_are_there() -> None:

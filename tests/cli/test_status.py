@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from hubtunnel import protocol
 from hubtunnel.cli.status_screen import screen, size, span
 from hubtunnel.daemon.cures import CURES, TOLD, cure_of
 from hubtunnel.errors import Reason
@@ -49,6 +50,7 @@ def hub(*peers: dict[str, Any], **over: Any) -> dict[str, Any]:
         "memory_bytes": 2 << 20,
         "memory": {"limit": 256 << 20, "peak": 3 << 20},
         "version": "0.1.0",
+        "compiled": False,
         "pid": 77,
         "draining": False,
         "warnings": [],
@@ -72,6 +74,11 @@ def test_one_line_says_how_it_is() -> None:
     assert re.search(
         r"mx\.b\.example +up +192\.0\.2\.7:2625 1h +12\.3 ms +3 +5\.0 MiB +900 B +1d +42 +2027-01-02", text
     )
+
+
+def test_it_is_seen_what_runs() -> None:
+    assert "version 0.1.0  pid 77" in drawn(hub())
+    assert "version 0.1.0 (compiled)  pid 77" in drawn(hub(compiled=True))
 
 
 def test_a_peer_in_trouble_stands_first_with_its_cure() -> None:
@@ -211,7 +218,9 @@ def test_plain_and_json_of_a_real_daemon(anywhere: Hub) -> None:
         assert shown.status == 0
         assert "0 of 0 peers up" in shown.out
         assert "\x1b" not in shown.out
-        assert json.loads(anywhere.run("status", "--json").out)["peers"] == []
+        told = json.loads(anywhere.run("status", "--json").out)
+        assert told["peers"] == []
+        assert told["compiled"] is protocol.compiled()
     finally:
         daemon.stop()
     assert anywhere.run("status").status == 1
