@@ -57,13 +57,19 @@ def _run(args: argparse.Namespace) -> int:
     logs.configure(config.log.format, config.log.level)
     _limit_process()
     with State.open(config.state, write=True) as state:
-        keys = load_hub(config, state, allow_published=args.allow_published_keys)
+        published = args.allow_published_keys
 
         async def serve() -> None:
             notifier = Notifier()
             with notifier.alive(asyncio.get_running_loop()):
-                hub = Hub(config, keys, state, notifier=notifier, allow_published=args.allow_published_keys)
-                await hub.run()
+                await Hub(
+                    config,
+                    # Held by nobody else: keys that newer ones replace are not to lie in memory for the hub's life.
+                    load_hub(config, state, allow_published=published),
+                    state,
+                    notifier=notifier,
+                    allow_published=published,
+                ).run()
 
         with asyncio.Runner(loop_factory=_loop_factory(args.loop)) as runner:
             runner.run(serve())

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from hubtunnel.config import Config, load
@@ -128,6 +129,7 @@ class Hub:
         self.listening.bind(self.config)
         await self._control.start()
         self._log_notices(self.keys)
+        self.keys = replace(self.keys, notices=())
         carriers, mail = self.listening.take(self.config, made)
         for peer in self.keys.peers:
             await self._add_link(self.config, self.keys, peer.name, made[peer.name], mail.pop(peer.name, None))
@@ -263,7 +265,7 @@ class Hub:
             self.listening.settle(self.config)
             raise
         later = changes.later(self.config, config)
-        before, self.config, self.keys = self.keys, config, keys
+        before, self.config, self.keys = self.keys, config, replace(keys, notices=())
         changed = await self._take_over(before, config, keys, made, mail)
         self._apply_gate(carriers, made)
         self.listening.settle(config)

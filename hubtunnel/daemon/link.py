@@ -75,27 +75,6 @@ class PeerLink:
         self._look_at = 0.0
         self.closed = False
         self.local = LocalSide(self, session, streams_per_peer)
-        self._handlers: dict[type[ev.Event], Callable[[Any], None]] = {
-            ev.StreamData: self.local.stream_data,
-            ev.StreamOpened: self._on_stream_opened,
-            ev.StreamEnd: self.local.stream_ended,
-            ev.StreamReset: self.local.stream_reset,
-            ev.StreamWritable: self.local.stream_writable,
-            ev.CarrierClosing: self._on_carrier_closing,
-            ev.CarrierLost: self._on_carrier_lost,
-            ev.SessionUp: self._on_session_up,
-            ev.SessionResumed: self._on_session_resumed,
-            ev.SessionEnded: self._on_session_ended,
-            ev.PeerGoingAway: self._on_peer_going_away,
-            ev.Ratcheted: self._on_ratcheted,
-            ev.Pong: self._on_pong,
-            ev.Alarm: self._on_alarm,
-            ev.Notice: self._on_notice,
-            ev.CardReceived: self._on_card_event,
-            ev.CardAcknowledged: self._on_card_event,
-            ev.CardRefused: self._on_card_event,
-            ev.OwnCardsBehind: self._on_card_event,
-        }
         self.dialler = Dialler(self)
         self.resting = Resting(self)
         self._hold_cards()
@@ -317,12 +296,16 @@ class PeerLink:
 
     def _drain_events(self) -> bool:
         """Do what the core's events say; True when there was any."""
-        next_event, handlers = self.core.next_event, self._handlers
+        next_event = self.core.next_event
         happened = next_event()
         if happened is None:
             return False
         while happened is not None:
-            handlers[type(happened)](happened)
+            of_stream = _OF_STREAMS.get(type(happened))
+            if of_stream is not None:
+                of_stream(self.local, happened)
+            else:
+                _HANDLERS[type(happened)](self, happened)
             happened = next_event()
         return True
 
@@ -501,3 +484,29 @@ def core_settings(session: SessionSettings, streams_per_peer: int) -> Settings:
         keepalive=session.keepalive,
         streams_per_peer=streams_per_peer,
     )
+
+
+# Of the class and not of each of a thousand links, which would hold twenty bound methods each.
+_OF_STREAMS: dict[type[ev.Event], Callable[[LocalSide, Any], None]] = {
+    ev.StreamData: LocalSide.stream_data,
+    ev.StreamEnd: LocalSide.stream_ended,
+    ev.StreamReset: LocalSide.stream_reset,
+    ev.StreamWritable: LocalSide.stream_writable,
+}
+_HANDLERS: dict[type[ev.Event], Callable[[PeerLink, Any], None]] = {
+    ev.StreamOpened: PeerLink._on_stream_opened,
+    ev.CarrierClosing: PeerLink._on_carrier_closing,
+    ev.CarrierLost: PeerLink._on_carrier_lost,
+    ev.SessionUp: PeerLink._on_session_up,
+    ev.SessionResumed: PeerLink._on_session_resumed,
+    ev.SessionEnded: PeerLink._on_session_ended,
+    ev.PeerGoingAway: PeerLink._on_peer_going_away,
+    ev.Ratcheted: PeerLink._on_ratcheted,
+    ev.Pong: PeerLink._on_pong,
+    ev.Alarm: PeerLink._on_alarm,
+    ev.Notice: PeerLink._on_notice,
+    ev.CardReceived: PeerLink._on_card_event,
+    ev.CardAcknowledged: PeerLink._on_card_event,
+    ev.CardRefused: PeerLink._on_card_event,
+    ev.OwnCardsBehind: PeerLink._on_card_event,
+}

@@ -60,9 +60,8 @@ class LocalSide:
     # --- life -----------------------------------------------------------------------------------------------
 
     async def start(self, sock: socket.socket | None) -> None:
-        """Take connections on `sock`, and watch for idle ones."""
+        """Take connections on `sock`."""
         await self.listen(sock)
-        self._sweep()
 
     async def listen(self, sock: socket.socket | None) -> None:
         """Replace the listener; connections that were accepted stay."""
@@ -116,7 +115,7 @@ class LocalSide:
 
     def accepted(self, relay: AcceptedRelay) -> None:
         """Our MTA connected: open a stream, or let it wait for a session."""
-        self.relays.add(relay)
+        self._begun(relay)
         if self._services.draining:
             self._refuse(relay, STOPPING)
         elif self.short_of_descriptors(relay):
@@ -226,7 +225,7 @@ class LocalSide:
             return
         relay = DeliveredRelay(self, stream, header, self.now())
         stream.app = relay
-        self.relays.add(relay)
+        self._begun(relay)
         self.opened += 1
         relay.start(self._services.loop, self._target, self._watch)
 
@@ -315,8 +314,19 @@ class LocalSide:
             why=relay.refused_for,
         )
 
+    def _begun(self, relay: Relay) -> None:
+        """There is a conversation; while there are any, they are looked at."""
+        self.relays.add(relay)
+        if self._sweeper is None:
+            self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        seconds = min(self._session.idle / _SWEEPS, CONNECT_TIMEOUT / 2)
+        self._sweeper = self._services.loop.call_later(seconds, self._sweep)
+
     def _sweep(self) -> None:
         """End streams on which nothing moved for `idle`, and connects that hang."""
+        self._sweeper = None
         now, idle = self.now(), self._session.idle
         for relay in tuple(self.relays):
             if isinstance(relay, DeliveredRelay) and relay.connecting:
@@ -325,7 +335,8 @@ class LocalSide:
                     relay.break_off("mta_unreachable", Code.MTA_UNREACHABLE)
             elif now - relay.active_at > idle and relay not in self._waiting:
                 relay.break_off("timed_out", Code.TIMED_OUT)
-        self._sweeper = self._services.loop.call_later(min(idle / _SWEEPS, CONNECT_TIMEOUT / 2), self._sweep)
+        if self.relays and not self._link.closed:
+            self._sweep_later()
 
 
 def _uids_of(peer: Peer) -> frozenset[int]:

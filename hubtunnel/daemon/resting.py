@@ -27,7 +27,7 @@ class Resting:
 
     def __init__(self, link: PeerLink) -> None:
         self._link = link
-        self._to_cut: set[Session] = set()
+        self._to_cut: list[Session] = []
 
     def better_pair(self) -> PairContext | None:
         """The pair of link keys that our own session should move to; None when it rests well, or there is none."""
@@ -60,11 +60,11 @@ class Resting:
         if session.cards.peer_has >= link.own.card.card.serial:
             link.cut(session, _revoked(key_id))
         elif session not in self._to_cut:
-            self._to_cut.add(session)
+            self._to_cut.append(session)
             link.services.loop.call_later(TELL_REVOKED, self._cut_late, session, key_id)
 
     def _cut_late(self, session: Session, key_id: bytes) -> None:
-        self._to_cut.discard(session)
+        self._to_cut.remove(session)
         link = self._link
         rests = session.carrier is not None and session.carrier.established.own.id == key_id
         if rests and session in link.core.sessions and not link.closed:

@@ -5,7 +5,6 @@ A carrier knows records and keys; it knows neither frames nor streams. When it i
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -45,7 +44,7 @@ class Carrier:
         self._flight = established.first_flight
         self._reader: Reader | None = Reader(TrafficKey(established.t_receive, 0))
         self._key: TrafficKey | None = TrafficKey(established.t_send, 0)
-        self._control: deque[bytes | TrafficKey] = deque()  # plaintexts; a key: from here on in the next epoch
+        self._control: list[bytes | TrafficKey] = []  # plaintexts; a key: from here on in the next epoch
         self._ping: bytes | None = None
         self._pong: bytes | None = None
         self._asked: dict[bytes, float] = {}
@@ -138,12 +137,13 @@ class Carrier:
             out.append(self._flight)
             size += len(self._flight)
             self._flight = b""
-        while self._control:
-            item = self._control.popleft()
-            if isinstance(item, TrafficKey):
-                self._key = item
-            else:
-                size += self.seal(item, out)
+        if self._control:
+            for item in self._control:
+                if isinstance(item, TrafficKey):
+                    self._key = item
+                else:
+                    size += self.seal(item, out)
+            self._control.clear()
         if self.silent:
             return size
         if self.ack is not None:

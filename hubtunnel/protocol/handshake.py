@@ -251,10 +251,12 @@ class Responder:
         context = self._context_found
         keys = context.listening
         gate = M1.get(m1, "gate")
+        seen = self._table.seen
+        del self._table  # a carrier may last for weeks, a table lasts for an hour
         if not crypto.equal(crypto.mac(keys.k_gate, M1.before(m1, "gate"))[:16], gate):
             self._drain("bad_gate")
             return
-        if not self._table.seen.add(context.peer_idfp, self._hour, gate):
+        if not seen.add(context.peer_idfp, self._hour, gate):
             self._drain("replay")
             return
         self.context = context

@@ -5,7 +5,6 @@ The first record of a carrier says what it is (RS1–RS10); `rivals` decides bet
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 from hubtunnel.errors import HubtunnelError, ProtocolError
@@ -60,7 +59,7 @@ class Link:
         self._rivals = Rivals(self._env)
         self._numbers = 0
         self._dial = 0
-        self._dials: OrderedDict[bytes, int] = OrderedDict()  # RS1: the highest dial accepted of each boot of the peer
+        self._dials: dict[bytes, int] = {}  # RS1: the highest dial accepted of each boot of the peer
         self._first: dict[Carrier, float] = {}  # accepted carriers whose first record is awaited, and until when
 
     @property
@@ -176,10 +175,10 @@ class Link:
             raise ProtocolError(f"{kind.name} as the first record", "bad_record")
         if dial <= self._dials.get(boot, -1):
             raise ProtocolError("a dial that is older than one accepted", "old_dial")
-        self._dials[boot] = dial
-        self._dials.move_to_end(boot)
+        self._dials.pop(boot, None)
+        self._dials[boot] = dial  # behind all others
         while len(self._dials) > c.BOOTS_REMEMBERED:
-            self._dials.popitem(last=False)
+            del self._dials[next(iter(self._dials))]
         if kind is Record.RESUME:
             sid = RESUME.get(data, "sid")
             for session in self.sessions:

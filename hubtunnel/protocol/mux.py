@@ -70,9 +70,9 @@ class Mux:
         self._next_own = 1 if session.initiator else 2
         self._peer_odd = 0 if session.initiator else 1
         self._highest_opened = 0
-        self._control: deque[bytes] = deque()  # frames of stream 0, and RESETs: always first
+        self._control: list[bytes] = []  # frames of stream 0, and RESETs: always first
         self._control_bytes = 0
-        self._ready: deque[Stream] = deque()
+        self._ready: list[Stream] = []  # few: at most as many as there are streams
 
     # --- sending --------------------------------------------------------------------------------------------
 
@@ -130,15 +130,18 @@ class Mux:
         size = 0
         room = c.RECORD_DATA_MAX
         control = self._control
-        while control and size + len(control[0]) <= room:
-            frame = control.popleft()
-            size += len(frame)
-            self._control_bytes -= len(frame)
-            parts.append(frame)
+        if control:
+            for frame in control:
+                if size + len(frame) > room:
+                    break
+                size += len(frame)
+                parts.append(frame)
+            del control[: len(parts) - 1]
+            self._control_bytes -= size
         ready = self._ready
         if not control:
             while ready and room - size >= TURN_MIN:
-                stream = ready.popleft()
+                stream = ready.pop(0)
                 stream.listed = False
                 if stream.closed:
                     continue
