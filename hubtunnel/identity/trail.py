@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from hubtunnel import crypto
 from hubtunnel.errors import CardError, HubtunnelError
@@ -55,6 +56,18 @@ class _Head:
     hash: str
 
 
+@dataclass(frozen=True)
+class _Verified:
+    """The end of a trail whose every line was checked, and the file as it was then: inode, size, ctime in ns."""
+
+    head: _Head
+    stamp: tuple[int, int, int]
+
+
+# Of each state that is open. Whoever changes the file changes its ctime, which nobody can set back.
+_VERIFIED: WeakKeyDictionary[State, _Verified] = WeakKeyDictionary()
+
+
 class Trail:
     """The trail of one state folder. Appending needs the state's lock; reading does not."""
 
@@ -71,7 +84,9 @@ class Trail:
         self.append_each(what, by, now, [details])
 
     def append_each(self, what: str, by: Caller, now: float, each: Sequence[Mapping[str, Any]]) -> None:
-        """A line for each of these details. The trail is verified once, not once a line, and durable once for all.
+        """A line for each of these details, durable once for all.
+
+        The trail is verified before, unless nobody has changed it since this process did that or added to it.
 
         A crash in between leaves the first of them. Raises as `append` does.
         """
@@ -119,6 +134,9 @@ class Trail:
     def _last(self, by: Caller, now: float) -> _Head:
         """The line to continue; what a crash left behind is put right first."""
         torn = self._cut_torn_line()
+        verified = _VERIFIED.get(self._state)
+        if verified is not None and verified.stamp == self._stamp() and verified.head == self._read_head():
+            return verified.head  # a hub with many peers adds a line for each card of theirs
         entry = self.verify()
         last = _Head(entry.n, entry.hash) if entry is not None else _Head(0, BEFORE_FIRST)
         if torn:
@@ -137,9 +155,20 @@ class Trail:
             self._append(b"".join(lines))
             # A crash in between leaves a head some lines behind, which the next append puts right.
             self._state.store(self._head_path, f"{head.n} {head.hash}\n")
+            stamp = self._stamp()
         except OSError as exc:
             raise TrailError(f"{self.path}: cannot be written: {exc.strerror}") from exc
+        if stamp is not None:
+            _VERIFIED[self._state] = _Verified(head, stamp)
         return head
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        """None where there is no file."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_ino, found.st_size, found.st_ctime_ns
 
     def _line(self, last: _Head, what: str, by: Caller, now: float, details: Mapping[str, Any]) -> bytes:
         line = json.dumps(

@@ -148,6 +148,40 @@ def test_damaged_head_is_told(folder: Path) -> None:
         verify(folder)
 
 
+def test_many_lines_are_verified_once_and_again_when_somebody_else_wrote(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub with a thousand peers adds a line for each of their cards: none of them costs a look at all others."""
+    looked = 0
+    parse = Trail._parse
+
+    def counted(self: Trail, n: int, line: bytes) -> object:
+        nonlocal looked
+        looked += 1
+        return parse(self, n, line)
+
+    def replace(path: Path, data: bytes) -> None:
+        """By another file: two writes within one tick of the kernel's clock have one ctime."""
+        path.with_suffix(".new").write_bytes(data)
+        path.with_suffix(".new").replace(path)
+
+    monkeypatch.setattr(Trail, "_parse", counted)
+    path = folder / "trail.jsonl"
+    with State.open(folder, write=True) as state:
+        before = len(lines(folder))
+        for number in range(50):
+            Trail(state).append("test", WHO, NOW, number=number)
+        assert looked <= before
+        replace(path, path.read_bytes())  # the same bytes, but who knows
+        Trail(state).append("test", WHO, NOW, number=50)
+        assert looked > 50
+        replace(path, path.read_bytes().replace(b'"number": 20}', b'"number": 21}'))
+        with pytest.raises(TrailError, match=r"line \d+ does not follow"):
+            Trail(state).append("test", WHO, NOW, number=51)
+    with State.open(folder, write=True) as state, pytest.raises(TrailError):
+        Trail(state).append("test", WHO, NOW, number=52)
+
+
 def test_peer_cannot_fill_the_trail(folder: Path) -> None:
     with State.open(folder, write=True) as state:
         trail = Trail(state)
