@@ -37,13 +37,13 @@ class _LogMethod(Protocol):
 
 
 def event(method: _LogMethod, name: str, **fields: object) -> None:
-    """Log one event; `method` is a bound method of `log` such as ``log.info``."""
+    """Log one event; `method` is a bound method of `log` such as ``log.info``. From the event loop's thread alone."""
     level = _LEVELS[method.__name__]
     if not log.isEnabledFor(level):
         return
     handlers = log.handlers
     if len(handlers) == 1 and type(handlers[0]) is _Lines and not log.propagate:
-        handlers[0].write_event(level, name, fields)  # fast path: 6.8 µs, where a record's way to the line takes 9.1
+        handlers[0].write_event(level, name, fields)  # fast path: a record's way to the line takes half as long again
     else:
         log.handle(_record(level, name, fields))
 
@@ -62,8 +62,8 @@ def short(sid: bytes) -> str:
 
 def rfc3339(unix_time: float) -> str:
     """UTC to the millisecond, for example ``2026-11-22T02:11:00.000Z``."""
-    whole = int(unix_time // 1)
-    return f"{_to_the_second(whole)}.{int((unix_time - whole) * 1000):03d}Z"
+    seconds, milliseconds = divmod(int(unix_time * 1000), 1000)
+    return f"{_to_the_second(seconds)}.{milliseconds:03d}Z"
 
 
 @functools.lru_cache(maxsize=4)
@@ -144,14 +144,11 @@ class _Lines(logging.StreamHandler[TextIO]):
         self._flushes = not getattr(stream, "line_buffering", False)
 
     def write_event(self, level: int, name: str, fields: _Fields) -> None:
-        """What `handle` does, without the record that would be made of the event first."""
-        self.acquire()
+        """What `handle` does, without a record that would be made first, and without the lock between threads."""
         try:
             self._write(self.formatter.line(level, time.time(), name, fields))
         except Exception:
             self.handleError(_record(level, name, fields))
-        finally:
-            self.release()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line; a stream that does not take it must not end the daemon."""
