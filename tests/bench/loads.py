@@ -142,20 +142,23 @@ class Crowded:
     pace: float = 0.01  # seconds between the beginnings of two NOOPs
     idle_seconds: float = 2.0
     busy_seconds: float = 5.0
-    settle_seconds: float = 1.0  # until the mails fill what there is to fill
+    settle_seconds: float = 1.0  # until the mails fill what there is to fill, and until others' have drained
     sink: str = "smtp"
 
     def warm_up(self, way: Way) -> None:
-        """Nothing: it begins with idle time itself."""
+        """The mails, so that a way which keeps its connections has seen what the line takes."""
+        with self._mails(way):
+            time.sleep(3 * self.settle_seconds)
 
     def measure(self, way: Way, share: float) -> Values:
-        """99th percentiles without and with the mails."""
+        """Medians and 99th percentiles without and with the mails, once those that passed before have drained."""
         with Dialogue(way.connect()) as dialogue:
+            self._paced(dialogue, self.settle_seconds)
             idle = self._paced(dialogue, self.idle_seconds * share)
-            with self._mails(way) as source:
+            with self._mails(way) as sources:
                 self._paced(dialogue, self.settle_seconds)
                 busy = self._paced(dialogue, self.busy_seconds * share)
-                if source.poll() is not None:
+                if any(source.poll() is not None for source in sources):
                     raise AssertionError("the mails ended before the measurement did")
         (idle_p50, idle_p99), (busy_p50, busy_p99) = percentiles(idle), percentiles(busy)
         return {
@@ -175,14 +178,20 @@ class Crowded:
         return taken
 
     @contextmanager
-    def _mails(self, way: Way) -> Iterator[subprocess.Popen[bytes]]:
-        argv = ["smtp-source", "-s", str(self.senders), "-m", "1000", "-l", str(self.length), *_ADDRESSES]
+    def _mails(self, way: Way) -> Iterator[list[subprocess.Popen[bytes]]]:
+        """A process each: one smtp-source writes a whole message before it turns to its next session."""
+        argv = ["smtp-source", "-s", "1", "-m", "1000", "-l", str(self.length), *_ADDRESSES]
         command = way.argv([*argv, way.running.entrance])
+        sources = []
         with ExitStack() as stack:
-            source = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT)
-            stack.callback(source.wait)
-            stack.callback(source.kill)
-            yield source
+            for _ in range(self.senders):
+                source = subprocess.Popen(
+                    command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT
+                )
+                stack.callback(source.wait)
+                stack.callback(source.kill)
+                sources.append(source)
+            yield sources
 
 
 @dataclass(frozen=True, slots=True)
