@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from hubtunnel.daemon import sockets
+from hubtunnel.daemon.ahead import Ahead
 from hubtunnel.daemon.workers import Workers
-from hubtunnel.protocol import constants as c
+from hubtunnel.protocol.constants import RECORD_DATA_MAX
 from hubtunnel.protocol.events import Job
 from hubtunnel.protocol.handshake import Established, Initiator, Responder
 from hubtunnel.protocol.session import SEAL_PIECE
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT = 10.0  # seconds that a closing carrier may take to take its last bytes
 FIN_LINGER = 2.0  # seconds between our FIN and our close towards a stranger, so that no unread byte makes it a RST
 DRAIN_PAUSE = 1.0  # a stranger that floods is read one buffer a second
-# Bytes in the socket's user-space buffer at which no more records are sealed, and at which sealing goes on.
-WRITE_HIGH = c.SEAL_AHEAD - 1
-WRITE_LOW = c.SEAL_AHEAD // 2
 
 
 class Connection(asyncio.Protocol):
@@ -48,8 +46,10 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """TCP is up."""
         self.transport = cast(asyncio.Transport, transport)
-        sockets.tune_carrier(transport.get_extra_info("socket"))
-        self.transport.set_write_buffer_limits(high=WRITE_HIGH, low=WRITE_LOW)
+        sock = transport.get_extra_info("socket")
+        sockets.tune_carrier(sock)
+        self._ahead = Ahead(sock)
+        self.transport.set_write_buffer_limits(high=0)  # what the kernel does not take shows at once, and seals no more
         self.address = _address(transport.get_extra_info("peername"))
         self.own_address = _address(transport.get_extra_info("sockname"))
         self.made = True
@@ -79,12 +79,16 @@ class Connection(asyncio.Protocol):
         if carrier is None or link is None or transport.is_closing():
             return
         core = link.core
-        while transport.get_write_buffer_size() < c.SEAL_AHEAD:
+        while not transport.get_write_buffer_size():
             data = core.data_to_send(carrier, now)
             if data:
                 transport.write(data)
-            if len(data) < SEAL_PIECE:
+            if len(data) < min(SEAL_PIECE, carrier.record_room):
                 break  # that was all
+            if carrier.record_room < RECORD_DATA_MAX:
+                self._ahead.look(carrier, now, full=False)
+        else:
+            self._ahead.look(carrier, now, full=True)
         if self._closing and not core.has_output(carrier):
             transport.close()
 

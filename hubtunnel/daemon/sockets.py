@@ -11,7 +11,6 @@ from contextlib import suppress
 
 from hubtunnel.daemon import proxy
 from hubtunnel.errors import HubtunnelError
-from hubtunnel.protocol.constants import SEAL_AHEAD
 
 # What accept(2), socket(2) and dup(2) say when it is we, or the system, that has no more to give.
 EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -30,10 +29,8 @@ class ListenError(HubtunnelError):
 
 
 def tune_carrier(sock: socket.socket) -> None:
-    """A carrier: no delay for small records, little sealed ahead of the wire, death noticed while bytes are out."""
+    """A carrier: no delay for small records, death noticed while bytes are out. (`ahead` bounds what waits in it.)"""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    # What the kernel took can no longer be overtaken by a ratchet step or an ACK.
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SEAL_AHEAD)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
     keep_alive(sock)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hubtunnel.protocol.constants import Record
+from hubtunnel.protocol.constants import RECORD_DATA_MAX, Record
 from hubtunnel.protocol.handshake import Established
 from hubtunnel.protocol.records import Reader, TrafficKey
 from hubtunnel.protocol.wire import u64
@@ -41,6 +41,7 @@ class Carrier:
         self.silent = True  # only what `first` queued may leave: before START/RESUME was answered, or ruled on
         self.ack: int | None = None
         self.epoch = 0  # ratchet steps on this carrier
+        self.record_room = RECORD_DATA_MAX  # bytes that a record takes of streams: the shell's, by how fast the way is
         self._flight = established.first_flight
         self._reader: Reader | None = Reader(TrafficKey(established.t_receive, 0))
         self._key: TrafficKey | None = TrafficKey(established.t_send, 0)

@@ -146,8 +146,8 @@ class Link:
     def data_to_send(self, carrier: Carrier, now: float) -> bytes:
         """What the socket should be given next; empty when there is nothing.
 
-        At least `SEAL_PIECE` bytes if there is so much, and at most a record more: call it again while the socket takes
-        them, until `SEAL_AHEAD` bytes wait there (RC7).
+        At least `SEAL_PIECE` bytes, or on a slow way the carrier's `record_room`, if there is so much, and at most a
+        record more: call it again while the socket takes them, until some are left over (RC7).
         """
         out: list[bytes] = []
         size = carrier.seal_control(out)

@@ -39,8 +39,10 @@ class Mux:
         "_control",
         "_control_bytes",
         "_events",
+        "_fresh",
         "_highest_opened",
         "_next_own",
+        "_overtaken",
         "_peer_odd",
         "_ready",
         "budget",
@@ -73,6 +75,8 @@ class Mux:
         self._control: list[bytes] = []  # frames of stream 0, and RESETs: always first
         self._control_bytes = 0
         self._ready: list[Stream] = []  # few: at most as many as there are streams
+        self._fresh: list[Stream] = []  # those with little to say: before the others
+        self._overtaken = 0  # bytes of such since one of the others had its turn
 
     # --- sending --------------------------------------------------------------------------------------------
 
@@ -83,7 +87,8 @@ class Mux:
         stream = Stream(self, number, frames.encode(Frame.OPEN, number, frames.encode_open(source)))
         self.streams[number] = stream
         self.opened += 1
-        self.mark_ready(stream)
+        stream.listed = True
+        self._fresh.append(stream)  # all OPENs in one queue: their numbers rise
         return stream
 
     @property
@@ -110,44 +115,55 @@ class Mux:
         self.send_control(frames.encode_goaway(code, self._highest_opened))
 
     def mark_ready(self, stream: Stream) -> None:
-        """A stream may have something to send: give it a turn."""
-        if not stream.listed:
-            stream.listed = True
+        """A stream may have something to send: give it a turn, sooner where that is little while others wait.
+
+        Of those no more go ahead than a quantum for each turn of the others, so that these are never forgotten.
+        """
+        if stream.listed:
+            return
+        stream.listed = True
+        little = stream.queued + c.FRAME_HEADER_LEN
+        if self._ready and little <= TURN_MIN and self._overtaken < c.STREAM_QUANTUM:
+            self._overtaken += little
+            self._fresh.append(stream)
+        else:
             self._ready.append(stream)
 
     @property
     def has_output(self) -> bool:
         """Whether `next_record` has something, window aside."""
-        return bool(self._control or self._ready)
+        return bool(self._control or self._fresh or self._ready)
 
-    def next_record(self) -> bytes | None:
+    def next_record(self, room: int) -> bytes | None:
         """ST8: the plaintext of one DATA record, type byte first: as many whole frames as are ready and fit.
 
-        Frames of stream 0 first, then the streams in turn, a quantum each, so that a large mail never stands before
-        another session's reply. A stream that waits alone has the rest of the record: nobody is held up by that.
+        Frames of stream 0 first, then streams that have little to say, then the others in turn, a quantum each, so that
+        a large mail never stands before another session's reply. A stream that waits alone has the rest of the record,
+        up to `room` bytes: nobody is held up by that.
         """
         parts: list[bytes | memoryview] = [_DATA_TYPE]
         size = 0
-        room = c.RECORD_DATA_MAX
         control = self._control
         if control:
             for frame in control:
-                if size + len(frame) > room:
+                if size + len(frame) > c.RECORD_DATA_MAX:
                     break
                 size += len(frame)
                 parts.append(frame)
             del control[: len(parts) - 1]
             self._control_bytes -= size
-        ready = self._ready
+        ready, fresh = self._ready, self._fresh
         if not control:
-            while ready and room - size >= TURN_MIN:
-                stream = ready.pop(0)
+            while (fresh or ready) and room - size >= TURN_MIN:
+                stream = fresh.pop(0) if fresh else ready.pop(0)
                 stream.listed = False
                 if stream.closed:
                     continue
-                quantum = c.STREAM_QUANTUM if ready else room
+                quantum = c.STREAM_QUANTUM if ready or fresh else room
                 left = room - size
                 size += stream.emit_whole(parts, min(quantum, left)) or self._turn(stream, parts, left, quantum)
+            if not ready:
+                self._overtaken = 0
         return b"".join(parts) if size else None
 
     def _turn(self, stream: Stream, parts: list[bytes | memoryview], room: int, quantum: int) -> int:
@@ -155,7 +171,9 @@ class Mux:
         if stream.closed:
             self._forget(stream)
         elif stream.ready:
-            self.mark_ready(stream)
+            stream.listed = True
+            self._ready.append(stream)
+            self._overtaken = 0
         return size
 
     def writable(self, stream: Stream) -> None:
@@ -251,3 +269,4 @@ class Mux:
         self._control.clear()
         self._control_bytes = 0
         self._ready.clear()
+        self._fresh.clear()

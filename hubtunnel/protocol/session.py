@@ -436,11 +436,12 @@ class Session:
         mux.now = now
         added = 0
         window = self._window()
-        while size + added < SEAL_PIECE:
+        piece = min(SEAL_PIECE, carrier.record_room)
+        while size + added < piece:
             if send.pending:
                 chunk = send.again()
             elif mux.has_output and self.unacknowledged < window:
-                chunk = mux.next_record()
+                chunk = mux.next_record(carrier.record_room)
                 if chunk is not None:
                     send.keep(chunk)
             else:

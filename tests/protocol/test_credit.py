@@ -261,6 +261,91 @@ def test_ST8_streams_take_turns_of_a_quantum() -> None:
             assert max(sent.values()) - min(sent.values()) <= 2 * c.STREAM_QUANTUM
 
 
+def letters(puppet: Puppet, line: Line, count: int) -> list[Stream]:
+    """Streams that all have a MiB to say, and all the credit for it."""
+    streams = [puppet.hub.link.open_stream(None, puppet.now) for _ in range(count)]
+    puppet.pump()
+    line.take()
+    for stream in streams:
+        stream.send_credit = 1 << 30
+        stream.write(bytes(MIB))
+    return streams
+
+
+def test_ST8_reply_goes_before_letters_that_wait() -> None:
+    """With fifty letters in the queue a reply is the first frame of the next record, not the fifty-first."""
+    puppet = Puppet()
+    line = puppet.up(hub_dials=True)
+    link = puppet.hub.link
+    other = link.open_stream(None, puppet.now)
+    letters(puppet, line, 50)
+    line.reader.feed(bytes(link.data_to_send(line.carrier, puppet.now)))
+    while line.reader.next() is not None:
+        pass
+    other.write(b"250 2.1.0 Ok\r\n")
+    record = line.session.mux.next_record(c.RECORD_DATA_MAX)
+    assert record is not None
+    assert record[1:].startswith(frames.encode(Frame.DATA, other.id, b"250 2.1.0 Ok\r\n"))
+
+
+def test_ST8_letters_are_not_forgotten_over_replies() -> None:
+    """Conversations that always have one more short word to say do not stop a letter: a quantum, then its turn."""
+    puppet = Puppet()
+    line = puppet.up(hub_dials=True)
+    link = puppet.hub.link
+    talkers = [link.open_stream(None, puppet.now) for _ in range(100)]
+    puppet.pump()
+    line.take()
+    (letter,) = letters(puppet, line, 1)
+    mux = line.session.mux
+    for talker in talkers:
+        talker.send_credit = 1 << 30
+    everybody = 100 * (900 + c.FRAME_HEADER_LEN)
+    for _ in range(20):
+        queued, before = letter.queued, 0
+        while letter.queued == queued:
+            for talker in talkers:
+                if not talker.queued:
+                    talker.write(bytes(900))
+            record = mux.next_record(8192)
+            assert record is not None
+            before += len(record)
+        assert before <= everybody + c.STREAM_QUANTUM + 2 * 8192, "a round, those that went ahead, and its own record"
+
+
+def test_ST1_streams_open_in_order_whatever_they_say() -> None:
+    """OPEN of a stream that says much at once leaves before OPEN of a later one that says little."""
+    puppet = Puppet()
+    line = puppet.up(hub_dials=True)
+    link = puppet.hub.link
+    letters(puppet, line, 3)
+    for n in range(20):
+        stream = link.open_stream(None, puppet.now)
+        stream.write(bytes(60_000) if n % 2 else b"EHLO a.example\r\n")
+    opened = [number for kind, number, _ in line.take_frames() if kind == Frame.OPEN]
+    assert opened == sorted(opened)
+    assert len(opened) == 20
+
+
+def test_RC7_records_of_a_slow_way_are_small() -> None:
+    """The shell says how much of streams a record takes; a card's parts go whole all the same."""
+    puppet = Puppet()
+    line = puppet.up(hub_dials=True)
+    link = puppet.hub.link
+    letters(puppet, line, 3)
+    line.carrier.record_room = 4096
+    part = frames.encode(Frame.CARD_NAK, 0, bytes(30_000))
+    line.session.mux.send_control(part)
+    line.reader.feed(bytes(link.data_to_send(line.carrier, puppet.now)))
+    sizes = []
+    while (record := line.reader.next()) is not None:
+        sizes.append(len(record[1]) - 1)
+    line.reader.feed(bytes(link.data_to_send(line.carrier, puppet.now)))
+    while (record := line.reader.next()) is not None:
+        sizes.append(len(record[1]) - 1)
+    assert sizes == [len(part), 4096]
+
+
 def test_frames_of_one_turn_leave_in_one_record() -> None:
     """Fifty short replies of fifty streams that were written in one turn cost one record."""
     puppet = Puppet()
