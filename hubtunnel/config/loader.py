@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -152,5 +151,7 @@ def _read_peer(file: Path, hub: Config, problems: list[str]) -> Peer | None:
 
 def _unknown(key: str, keys: Mapping[str, Any], is_section: bool) -> str:
     what = "section" if is_section else "key"
+    import difflib  # for mistakes alone
+
     near = difflib.get_close_matches(key, keys, n=1)
     return f"unknown {what}" + (f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(keys)}")

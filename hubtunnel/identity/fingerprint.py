@@ -9,11 +9,13 @@ of BIP 39.
 from __future__ import annotations
 
 from functools import cache
-
-from mnemonic import Mnemonic
+from typing import TYPE_CHECKING
 
 from hubtunnel.errors import HubtunnelError
 from hubtunnel.protocol.constants import IDFP_LEN
+
+if TYPE_CHECKING:
+    from mnemonic import Mnemonic
 
 GROUP_LEN = 5
 WORDS_BITS = 128  # how much of a fingerprint the words carry: a second preimage costs 2^128
@@ -99,6 +101,8 @@ def _words_to_bits(words: list[str]) -> bytes:
 
 @cache
 def _word_list() -> Mnemonic:
+    from mnemonic import Mnemonic  # for people alone: a daemon reads no words aloud
+
     return Mnemonic("english")
 
 

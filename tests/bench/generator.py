@@ -1,7 +1,8 @@
 """Many real hubs in one process, each with one peer: `python -m tests.bench.generator FOLDER COUNT`.
 
 It says `ready` on its own line once all run, and after that `up N M` whenever the number of sessions has changed: of
-all, and of the peers of even numbers, which wait to be dialled.
+all, and of the peers of even numbers, which wait to be dialled. At SIGUSR1 those that dial do so at once, however long
+they have done so in vain.
 """
 
 from __future__ import annotations
@@ -26,6 +27,12 @@ async def _run(crowd: Crowd, count: int) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
     async with contextlib.AsyncExitStack() as stack:
         hubs = [await stack.enter_async_context(running(crowd.peer(number))) for number in range(count)]
+
+        def dial_anew() -> None:
+            for hub in hubs:
+                link(hub, CROWD_HUB).dialler.promising()
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, dial_anew)
         print("ready", flush=True)
         told = ""
         while not stopped.is_set():

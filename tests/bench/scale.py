@@ -5,6 +5,7 @@ Peers are real hubs with real sessions, all in one process (generator.py), in a 
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -25,6 +26,7 @@ from tests.bench.samples import Sample
 from tests.bench.smtp import Dialogue
 from tests.bench.ways import connected as connect
 from tests.bench.ways import cpu_seconds, rss_bytes
+from tests.daemon.hubs import Place
 from tests.e2e.namespaces import Namespace, two_namespaces
 from tests.e2e.processes import Child, missing, run, wait_until
 
@@ -34,11 +36,12 @@ CONNECTED = 200
 MAILED = 20  # peers that mail goes to
 MAILS_EACH = 20
 IDLE_SECONDS = 16.0  # longer than `keepalive`, so that every session is asked once
-SHORT_IDLE_SECONDS = 3.0
+SHORT_IDLE_SECONDS = 8.0
 STREAMS = (0, 500, 1000)
-_SETTLED = 2.0
+_SETTLED = 10.0  # what follows a start is over by then: cards that are acknowledged, and dials close to one another
 _STOP_WITHIN = 5.0
 _PATIENCE = 120.0
+_starts = itertools.count(1)
 
 
 def lacking() -> str:
@@ -79,16 +82,17 @@ def measure(effort: Effort, notebook: Notebook) -> None:
         scene.crowd.make_peers(connected)
         for x in (1, configured // 4, configured // 2):
             _configured(scene, x)
-        for x in (connected // 4, connected // 2):
+        for x in (connected // 4, connected // 2, connected):
             _connected(scene, x)
         _full(scene, configured, connected)
 
 
 def _configured(scene: _Scene, x: int) -> None:
     """So many peers, of whom nobody is there. Only the first start stores their cards."""
-    with _hub(scene, f"configured-{x}", x, 0) as (_, first):
+    place = scene.crowd.make_hub(f"configured-{x}", x, 0)
+    with _hub(scene, place) as (_, first):
         pass
-    with _hub(scene, f"configured-{x}", x, 0, again=True) as (hub, seconds):
+    with _hub(scene, place) as (hub, seconds):
         cpu = _idle(hub, SHORT_IDLE_SECONDS)
         values = {"idle_cpu_percent": cpu, "resident_mb": rss_bytes(hub.pid) / 1e6}
         scene.note("configured", x, first_start_s=first, start_s=seconds, **values)
@@ -96,7 +100,8 @@ def _configured(scene: _Scene, x: int) -> None:
 
 def _connected(scene: _Scene, x: int) -> None:
     """So many peers, who are all there."""
-    with _peers(scene, x) as peers, _hub(scene, f"connected-{x}", x, x) as (hub, seconds):
+    place = scene.crowd.make_hub(f"connected-{x}", x, x)
+    with _peers(scene, x) as peers, _hub(scene, place) as (hub, seconds):
         up = _until_up(peers, x)
         cpu = _idle(hub, SHORT_IDLE_SECONDS)
         resident = rss_bytes(hub.pid) / 1e6
@@ -105,14 +110,9 @@ def _connected(scene: _Scene, x: int) -> None:
 
 def _full(scene: _Scene, configured: int, connected: int) -> None:
     """What the issue of size is about: many configured, some of them connected, and a restart."""
+    place = scene.crowd.make_hub("full", configured, connected)
     with _peers(scene, connected) as peers:
-        with _hub(scene, f"connected-{connected}", connected, connected) as (hub, seconds):
-            up = _until_up(peers, connected)
-            cpu = _idle(hub, SHORT_IDLE_SECONDS)
-            resident = rss_bytes(hub.pid) / 1e6
-            scene.note("connected", connected, start_s=seconds, **up, idle_cpu_percent=cpu, resident_mb=resident)
-        _until_down(peers)
-        with _hub(scene, "full", configured, connected) as (hub, first):
+        with _hub(scene, place) as (hub, first):
             up = _until_up(peers, connected)
             after_dials = rss_bytes(hub.pid) / 1e6
             cpu = _idle(hub, IDLE_SECONDS)
@@ -121,8 +121,8 @@ def _full(scene: _Scene, configured: int, connected: int) -> None:
             scene.note("full", connected, **values, messages_per_s=rate, cpu_per_message_us=per_message)
             _streams(scene, hub, min(MAILED, connected))
         _until_down(peers)
-        with _hub(scene, "full", configured, connected, again=True) as (hub, seconds):
-            up = _until_up(peers, connected)
+        with _hub(scene, place) as (hub, seconds):
+            up = _until_up(peers, connected, at_once=False)
             used = cpu_seconds(hub.pid)
             scene.note("restart", connected, start_s=seconds, **up, cpu_s=used, stop_s=_stop(hub))
             scene.note("configured", configured, first_start_s=first, start_s=seconds)
@@ -170,13 +170,13 @@ def _idle(hub: Child, seconds: float) -> float:
 
 
 @contextmanager
-def _hub(
-    scene: _Scene, name: str, configured: int, connected: int, *, again: bool = False
-) -> Iterator[tuple[Child, float]]:
-    """The hub as a real daemon, and the seconds from its start until it listens."""
-    place = scene.crowd.hub(name) if again else scene.crowd.make_hub(name, configured, connected)
+def _hub(scene: _Scene, place: Place) -> Iterator[tuple[Child, float]]:
+    """The hub as a real daemon, and the seconds from its start until it listens.
+
+    Its folder is there before its peers are: while it is made, they would dial in vain and ever more seldom.
+    """
     argv = [sys.executable, "-m", "hubtunnel", "--config", str(place.config), "run"]
-    log = scene.folder / f"{name}{'-again' if again else ''}.log"
+    log = scene.folder / f"{place.folder.name}-{next(_starts)}.log"
     began = time.perf_counter()
     hub = scene.near.start("the hub", argv, log, cwd=ROOT)
     try:
@@ -221,12 +221,14 @@ class _Up:
     dialled: int
 
 
-def _until_up(peers: Child, count: int) -> dict[str, float]:
+def _until_up(peers: Child, count: int, *, at_once: bool = True) -> dict[str, float]:
     """Seconds until the sessions stand that the hub dials, and until all do.
 
-    The others dial at their own pace, which grew slower while there was no hub.
+    The others all dial `at_once`; else at their own pace, which grew slower while there was no hub.
     """
     began = time.perf_counter()
+    if at_once:
+        os.kill(peers.pid, signal.SIGUSR1)
     _until(peers, lambda up: up.dialled >= (count + 1) // 2, f"sessions with the {count} peers that are dialled")
     dialled = time.perf_counter() - began
     _until(peers, lambda up: up.all >= count, f"{count} sessions")
