@@ -27,7 +27,9 @@ import pytest
 import uvloop
 from hypothesis.configuration import set_hypothesis_home_dir
 
+import hubtunnel
 from hubtunnel.demo.ports import Ports
+from tests.e2e.processes import compile_package
 
 # A machine with other work to do is slow and not wrong; what hangs meets pytest's own timeout. In CI every run tries
 # the same examples, so that a change is never blamed for what chance found elsewhere.
@@ -40,6 +42,8 @@ DESCRIPTORS = 16_384
 def pytest_configure(config: pytest.Config) -> None:
     """Before anything is collected."""
     _keep_the_checkout_clean(config)
+    if not hasattr(config, "workerinput"):
+        compile_package(Path(hubtunnel.__file__).parent)
     _raise_the_limit_of_descriptors()
 
 

@@ -29,6 +29,7 @@ from rich.console import Console
 
 from tests.bench import report
 from tests.bench.floor import below_floor, read_floors
+from tests.bench.ground import ROOT
 from tests.bench.install import INSTALL, install
 from tests.bench.kept import RESULTS, as_json, latest, read
 from tests.bench.machine import command_line, machine, versions
@@ -36,6 +37,7 @@ from tests.bench.pairs import PAIRS
 from tests.bench.parts import PARTS
 from tests.bench.runs import Effort, Notebook
 from tests.bench.samples import Sample, Samples
+from tests.e2e.processes import compile_package
 
 _SCREEN = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -79,6 +81,7 @@ def _measure(names: list[str], options: argparse.Namespace) -> dict[str, Any]:
     notebook = Notebook(progress=_progress)
     head = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "machine": machine(), "versions": versions()}
     began = time.monotonic()
+    compile_package(ROOT / "hubtunnel")
     try:
         for name in names:
             _SCREEN.print(f"[{time.monotonic() - began:4.0f} s] {name}: {PARTS[name].text}", markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import signal
@@ -99,6 +100,11 @@ class Child:
         except ProcessLookupError:
             pass
         return self._process.wait()
+
+
+def compile_package(folder: Path) -> None:
+    """Bytecode for all of a package, as pip leaves it: where Python is told to write none, each start compiles anew."""
+    compileall.compile_dir(folder, quiet=2)
 
 
 def missing(programs: Iterable[str]) -> list[str]:
