@@ -15,6 +15,7 @@ from hubtunnel.protocol.constants import (
 
 FIRST_CEILING = 1.0  # seconds; the second dial in a row starts at most this much after the first
 CEILING = 30.0
+DIALS_PER_SECOND = 20  # to all peers together for which the ceiling has been reached
 DEMAND_CEILING = 4.0  # the same while mail waits for the peer: less than it is held for before the MTA is told 421
 _ATTEMPTS_AFTER_LOSS = 1 + round(math.log2(BACKOFF_CEILING_AFTER_LOSS / FIRST_CEILING))
 
@@ -46,6 +47,11 @@ class Backoff:
             return 0.0
         # the exponent is bounded before the power is taken: a peer may be away for months
         return float(min(CEILING, FIRST_CEILING * 2 ** min(self.attempts - 1, 16)))
+
+    @property
+    def at_its_ceiling(self) -> bool:
+        """Whether it is of no consequence to be a little late: the peer has been away for a while."""
+        return self.ceiling() >= CEILING
 
     def next_dial_at(self, now: float) -> float:
         """The time of the next dial; draw it once per dial."""
@@ -86,3 +92,17 @@ class Backoff:
     def reset(self) -> None:
         """Something changed that makes a dial promising (the peer dialled us, its endpoints were changed)."""
         self.attempts = 0
+
+
+class Pace:
+    """What the dials to all peers that stay away have in common: so many a second, however many peers there are."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+
+    def slot(self, now: float) -> float:
+        """The time of the next dial; each slot is given once, first come first served."""
+        self._last = max(now, self._last + 1 / DIALS_PER_SECOND)
+        return self._last

@@ -128,18 +128,23 @@ class DialledConnection(Connection):
     """
 
     def __init__(
-        self, workers: Workers, initiator: Initiator, on_established: Callable[[Established], PeerLink | None]
+        self,
+        workers: Workers,
+        handshake: Callable[[], Initiator],
+        on_established: Callable[[Established], PeerLink | None],
     ) -> None:
         super().__init__(workers)
         self.outcome: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self.endpoint: Endpoint | None = None  # that was dialled
         self.broken_by: OSError | None = None
-        self._initiator = initiator
+        self._handshake = handshake
+        self._initiator: Initiator
         self._on_established = on_established
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the handshake."""
+        """Start the handshake; most dials to a peer that is away do not get so far."""
         super().connection_made(transport)
+        self._initiator = self._handshake()
         self._step()
 
     def handshake_data(self, data: bytes) -> None:

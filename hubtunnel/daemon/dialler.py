@@ -41,6 +41,7 @@ class Dialler:
         self._services = link.services
         self._backoff = Backoff(link.services.random)
         self._next_at: float | None = None
+        self._paced = False  # `_next_at` is a slot of the pace that the dials to all absent peers share
         self._turn = 0  # which of the live key pairs is tried next
         self._won = False  # a handshake of the dial under way is through
         self._running = False
@@ -82,6 +83,7 @@ class Dialler:
         """Our MTA waits for the peer now: a dial that back-off has put far off comes sooner."""
         if self._next_at is not None:
             self._next_at = min(self._next_at, self._backoff.soon(self._link.now()))
+            self._paced = True  # it need not wait for another
         self.wake()
 
     def promising(self) -> None:
@@ -129,6 +131,10 @@ class Dialler:
             return
         if self._next_at is None:
             self._next_at = self._backoff.next_dial_at(now)
+            self._paced = not self._backoff.at_its_ceiling
+        if self._next_at <= now and not self._paced:
+            self._next_at = self._services.pace.slot(now)
+            self._paced = True
         if self._next_at > now:
             self.phase = "backoff"
             self._sleep(self._next_at - now)
@@ -254,8 +260,11 @@ class Dialler:
         """TCP and handshake with one address."""
         services = self._services
         self.endpoint = str(endpoint)
-        initiator = Initiator(context, services.unix_time(), services.seeds(context.own))
-        connection = DialledConnection(services.workers, initiator, lambda _: self._carried_by(context))
+
+        def handshake() -> Initiator:
+            return Initiator(context, services.unix_time(), services.seeds(context.own))
+
+        connection = DialledConnection(services.workers, handshake, lambda _: self._carried_by(context))
         connection.endpoint = endpoint
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):

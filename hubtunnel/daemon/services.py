@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from hubtunnel.daemon.backoff import Pace
 from hubtunnel.daemon.limits import Descriptors
 from hubtunnel.daemon.logs import Throttle
 from hubtunnel.daemon.mtawatch import MtaWatches
@@ -58,6 +59,7 @@ class Services:
     knocks: Knocks = field(default_factory=Knocks)
     seeds: Seeds = field(default_factory=Seeds)
     entropy: Callable[[int], bytes] = os.urandom
+    pace: Pace = field(default_factory=Pace)
     boot: bytes = field(default_factory=lambda: os.urandom(16))
     resolver: Resolver = field(init=False)
     resolve: Callable[[str, int], Awaitable[list[str]]] = field(init=False)  # (host, port) to addresses, best first

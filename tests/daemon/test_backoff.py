@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hubtunnel.daemon.backoff import CEILING, Backoff
+from hubtunnel.daemon.backoff import CEILING, DIALS_PER_SECOND, Backoff, Pace
 from hubtunnel.protocol.constants import (
     BACKOFF_CEILING_AFTER_LOSS,
     BACKOFF_RESET_AFTER,
@@ -14,6 +14,28 @@ from hubtunnel.protocol.constants import (
     RESTART_CEILING,
     RESTART_EXPECTED,
 )
+
+
+def test_dials_to_any_number_of_absent_peers_share_a_pace() -> None:
+    """A thousand that are due in the same moment are dialled one after the other; one that is alone does not wait."""
+    pace = Pace()
+    assert pace.slot(50.0) == 50.0
+    slots = [pace.slot(100.0) for _ in range(1000)]
+    assert slots == sorted(slots)
+    assert slots[0] == 100.0
+    assert slots[-1] == pytest.approx(100.0 + 999 / DIALS_PER_SECOND)
+    assert pace.slot(1000.0) == 1000.0
+
+
+def test_only_who_is_away_for_long_waits_for_others() -> None:
+    backoff = Backoff(lambda: 1.0)
+    reached = []
+    for _ in range(8):
+        reached.append(backoff.at_its_ceiling)
+        backoff.dialling(0.0)
+    assert reached == [False] * 6 + [True] * 2
+    backoff.reset()
+    assert not backoff.at_its_ceiling
 
 
 def test_first_dial_is_at_once() -> None:

@@ -338,6 +338,29 @@ def test_mail_that_waits_makes_back_off_shorter(run_loop: RunLoop, tmp_path: Pat
     run_loop(scenario())
 
 
+def test_dials_to_absent_peers_wait_for_one_another_and_mail_does_not(run_loop: RunLoop, tmp_path: Path) -> None:
+    """Thousands of dials to others are due before: this one comes behind them, unless somebody waits for it."""
+
+    async def scenario() -> None:
+        a = Place(tmp_path / "a", "a").make()
+        a.add_peer("b", card=Place(tmp_path / "b", "b").card, endpoints=[f"127.0.0.1:{free_port()}"])
+        async with running(a) as hub_a:
+            near = link(hub_a, "b")
+            await until(lambda: near.last_error is not None)
+            near.dialler._backoff._random = lambda: 0.0
+            near.dialler._backoff.attempts = 100
+            for _ in range(2000):
+                hub_a.services.pace.slot(near.now())
+            near.dialler._next_at = None
+            near.dialler.wake()
+            await until(lambda: near.dialler.phase == "backoff" and (near.dialler._next_at or 0) > near.now() + 90)
+            dials = near.dialler._backoff.attempts
+            near.dialler.demand()
+            await until(lambda: near.dialler._backoff.attempts > dials, 4.0)
+
+    run_loop(scenario())
+
+
 def test_an_idle_dialler_sleeps_and_still_misses_nothing(
     run_loop: RunLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
