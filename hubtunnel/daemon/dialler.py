@@ -235,7 +235,8 @@ class Dialler:
         return await self._race(endpoints, context, over)
 
     def _resolve(self, endpoint: Endpoint) -> list[str] | Coroutine[Any, Any, list[str] | Failure]:
-        return self._look_up(endpoint) if endpoint.ip is None else [str(endpoint.ip)]
+        address = endpoint.ip
+        return self._look_up(endpoint) if address is None else [str(address)]
 
     async def _look_up(self, endpoint: Endpoint) -> list[str] | Failure:
         """The name's addresses, now; those of last time when the resolver does not answer, for keys decide."""

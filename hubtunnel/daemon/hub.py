@@ -55,6 +55,7 @@ class Hub:
         self._notifier = notifier
         self._allow_published = allow_published
         self._hooks = Hooks(loop, config.hooks.on_up, config.hooks.on_down)
+        self._up: set[str] = set()  # names of peers
         self._contexts_hour = 0  # of the latest look at the clock for which all contexts were made
         self._reloading = asyncio.Lock()
         workers = Workers(loop)
@@ -288,6 +289,7 @@ class Hub:
             link = self.links.pop(name)
             await link.close(Code.REFUSED)
             self._hooks.forget(name)
+            self._up.discard(name)
             self.services.admission.list_addresses(name, ())
         changed = []
         for name in sorted(stay):
@@ -344,11 +346,17 @@ class Hub:
         self.keys = keys
         now = self.services.unix_time()
         changed = [keys.by_name[name] for name in (self.links if names is None else names) if name in self.links]
-        made = await self.services.workers.call(
-            lambda: {peer.name: contexts.make_contexts(keys.own, peer, now) for peer in changed}
-        )
+        made = {
+            peer.name: link.contexts for peer in changed if (link := self.links[peer.name]).rests_on(keys.own, peer)
+        }
+        anew = [peer for peer in changed if peer.name not in made]
+        if anew:
+            made |= await self.services.workers.call(
+                lambda: {peer.name: contexts.make_contexts(keys.own, peer, now) for peer in anew}
+            )
         for peer in changed:
             self.links[peer.name].set_keys(keys.own, peer, made[peer.name])
+        for peer in anew:
             self.gate.set_contexts_of(peer.name, made[peer.name])
         self.keeper.wake()
 
@@ -379,6 +387,7 @@ class Hub:
         return self.links.get(str(peer))
 
     def _peer_changed(self, name: str, up: bool) -> None:
+        (self._up.add if up else self._up.discard)(name)
         self._notifier.status(self._summary())
         self._hooks.peer_changed(name, up)
 
@@ -404,8 +413,7 @@ class Hub:
                 self.gate.refresh()
 
     def _summary(self) -> str:
-        up = sum(link.up for link in self.links.values())
-        return f"{up} of {len(self.links)} peers up"
+        return f"{len(self._up)} of {len(self.links)} peers up"
 
     def _open_streams(self) -> int:
         return sum(len(link.local.relays) for link in self.links.values())

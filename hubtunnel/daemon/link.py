@@ -133,6 +133,11 @@ class PeerLink:
         if changed and not self.up:
             self.dialler.promising()
 
+    def rests_on(self, own: OwnKeys, keys: PeerKeys) -> bool:
+        """Whether these are the keys that its contexts were made of, whatever else the peer is known to hold of us."""
+        same = self.own is own and self.keys == keys
+        return same and contexts.identities(own, self.keys) == contexts.identities(own, keys)
+
     def _hold_cards(self) -> None:
         own = tuple(HeldCard(each.card.serial, each.card.hash, each.data) for each in self.own.cards)
         latest = self.keys.cards.latest

@@ -49,7 +49,9 @@ def dearmour(text: str) -> list[SignedCard]:
     block: list[str] | None = None
     for number, line in enumerate(text.splitlines(), 1):
         stripped = line.strip()
-        if stripped == BEGIN:
+        if block is not None and stripped and stripped[0] not in "-#":
+            block.append(stripped)
+        elif stripped == BEGIN:
             if block is not None:
                 raise _damaged(f"line {number}: a card begins before the one before it ended")
             block = []
@@ -58,10 +60,10 @@ def dearmour(text: str) -> list[SignedCard]:
                 raise _damaged(f"line {number}: a card ends that did not begin")
             cards.append(SignedCard.parse(_decode(block)))
             block = None
-        elif block is not None and stripped and not stripped.startswith("#"):
+            if len(cards) > CARDS_MAX:
+                raise CardError(Code.CARD_LIMIT.word, f"more than {CARDS_MAX} cards in one text")
+        elif block is not None and stripped.startswith("-"):
             block.append(stripped)
-        if len(cards) > CARDS_MAX:
-            raise CardError(Code.CARD_LIMIT.word, f"more than {CARDS_MAX} cards in one text")
     if block is not None:
         raise _damaged(f"its last line, {END!r}, is missing: copied in part?")
     if not cards:
@@ -69,9 +71,13 @@ def dearmour(text: str) -> list[SignedCard]:
     return cards
 
 
-def read_cards(path: Path) -> list[SignedCard]:
-    """The cards in a file, one or more. Raises `CardError` or `OSError`."""
-    return dearmour(files.read_at_most(path, TEXT_MAX + 1).decode(errors="replace"))
+def read_cards(path: Path, likely: SignedCard | None = None) -> list[SignedCard]:
+    """The cards in a file, one or more. Raises `CardError` or `OSError`.
+
+    A file that is `likely`, letter for letter, is not taken apart: a start reads the cards of all peers.
+    """
+    text = files.read_at_most(path, TEXT_MAX + 1).decode(errors="replace")
+    return [likely] if likely is not None and text == armour(likely) else dearmour(text)
 
 
 def _decode(lines: list[str]) -> bytes:

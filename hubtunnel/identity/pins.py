@@ -231,10 +231,10 @@ def _note_refusals(state: State, notices: list[Notice], by: Caller, now: float) 
     return [Notice(True, problem) for problem in problems if problem]
 
 
-def read_card_file(peer: Peer) -> list[SignedCard]:
+def read_card_file(peer: Peer, likely: SignedCard | None = None) -> list[SignedCard]:
     """The cards in `NAME.card`, none when there is no such file. Raises `CardError` or `OSError`."""
     try:
-        return read_cards(peer.card_path)
+        return read_cards(peer.card_path, likely)
     except FileNotFoundError:
         return []
 
@@ -352,7 +352,8 @@ def _offered(peer: Peer, before: PeerCards | None, in_force: InForce) -> tuple[P
         _refuse_shared(peer, taken[-1], in_force)
         return PeerCards(taken[0], taken[-1]), []
     try:
-        offered = [signed for signed in read_card_file(peer) if signed.card.hash != before.latest.card.hash]
+        held = read_card_file(peer, before.latest)
+        offered = [signed for signed in held if signed.card.hash != before.latest.card.hash]
         if not offered:
             return before, []
         taken = accept_chain(peer.pin, before.latest, offered)

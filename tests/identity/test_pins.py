@@ -68,6 +68,26 @@ def test_reading_stores_nothing(config: Path) -> None:
     assert tree(config.parent / "state") == before
 
 
+def test_card_file_that_says_what_is_held_is_not_taken_apart(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start with hundreds of peers reads each card once; a file that was edited is read like any other."""
+    file = add_peer(config, "b", FIRST).with_suffix(".card")
+    _load(config)
+    parsed: list[bytes] = []
+    parse = SignedCard.parse
+
+    def counted(data: bytes) -> SignedCard:
+        parsed.append(data)
+        return parse(data)
+
+    monkeypatch.setattr(SignedCard, "parse", counted)
+    assert _load(config).peers[0].cards.latest == FIRST
+    assert parsed.count(FIRST.data) == 1
+    file.write_text("From her mail of Monday:\n" + file.read_text())
+    parsed.clear()
+    assert _load(config).peers[0].cards.latest == FIRST
+    assert parsed.count(FIRST.data) == 2
+
+
 def test_successor_in_the_file_is_taken_and_the_first_kept(config: Path) -> None:
     path = add_peer(config, "b", FIRST)
     _load(config)
