@@ -194,15 +194,13 @@ def test_PC8_contexts_of_a_table_change_without_the_others() -> None:
         return [entry and entry[0] for n in (-1, 0, 1) for entry in [table.find(context.listening.hint(hour + n))]]
 
     table.change([alice], [])
-    assert found(alice) == [None] * 3
-    assert found(carol) == [carol] * 3
+    assert (found(alice), found(carol)) == ([None] * 3, [carol] * 3)
     table.change([], [alice])
     assert found(alice) == [alice] * 3
     renamed = replace(alice, peer="another name")
     table.change([carol], [renamed])
     table.change([alice], [carol])
-    assert found(renamed) == [renamed] * 3
-    assert found(carol) == [carol] * 3
+    assert (found(renamed), found(carol)) == ([renamed] * 3, [carol] * 3)
 
 
 def test_PC6_hints_of_two_hours_have_nothing_in_common() -> None:
