@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 LOOK_EVERY = 0.05  # seconds between two looks at the rate, while more waits than was written
 # Of struct tcp_info (linux/tcp.h): the byte with tcpi_delivery_rate_app_limited, then in bytes a second
-# tcpi_pacing_rate, which the kernel means to send, and tcpi_delivery_rate, which arrived lately.
-_RATES = struct.Struct("=7xB96xQ48xQ")
+# tcpi_pacing_rate, which the kernel means to send; tcpi_min_rtt in microseconds; and tcpi_delivery_rate, which arrived
+# lately.
+_RATES = struct.Struct("=7xB96xQ36xI8xQ")
 _APP_LIMITED = 0x01
 
 
@@ -43,10 +44,10 @@ class Ahead:
         if now < self._look_at:
             return
         self._look_at = now + LOOK_EVERY
-        flags, pacing, delivered = _RATES.unpack(
+        flags, pacing, least_us, delivered = _RATES.unpack(
             self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RATES.size)
         )
-        room = record_room(min(pacing, delivered))
+        room = record_room(min(pacing, delivered), least_us / 1e6)
         if room > self._room or (room < self._room and (full or not flags & _APP_LIMITED)):
             self._room = carrier.record_room = room
             self._bound()
@@ -55,9 +56,13 @@ class Ahead:
         self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, ahead_of(self._room))
 
 
-def record_room(rate: int) -> int:
-    """Bytes of streams that a record takes, on a way of `rate` bytes a second: a millisecond of it, within bounds."""
-    return max(c.RECORD_ROOM_MIN, min(c.RECORD_DATA_MAX, int(rate * c.RECORD_TIME)))
+def record_room(rate: int, rtt: float) -> int:
+    """Bytes of streams that a record takes, on a way of `rate` bytes a second and with a round trip of `rtt` seconds.
+
+    That is a millisecond of it, or a small share of the round trip, within bounds. Who waits for a reply from far away
+    does not notice the share, and what the kernel may send when acknowledgements come has to be there.
+    """
+    return max(c.RECORD_ROOM_MIN, min(c.RECORD_DATA_MAX, int(rate * max(c.RECORD_TIME, rtt / c.RECORDS_PER_RTT))))
 
 
 def ahead_of(room: int) -> int:

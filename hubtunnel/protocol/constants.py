@@ -262,9 +262,10 @@ ACK_BYTES = 256 * 1024
 ACK_DELAY = 0.2
 SEND_WINDOW = 16 << 20  # un-ACKed bytes kept per session and direction
 SEND_WINDOW_TIGHT = 256 * 1024  # the same when the hub's memory limit is half used
-SEAL_AHEAD = 128 * 1024  # bytes sealed ahead of the wire, at most
+SEAL_AHEAD = 256 * 1024  # bytes sealed ahead of the wire, at most
 SEAL_AHEAD_RECORDS = 4  # and on a slow way so many records of the room that they have there
 RECORD_TIME = 0.001  # seconds that a record takes to leave: what it has room for on a slow way
+RECORDS_PER_RTT = 16  # or, on a long one, so many that follow each other in a round trip
 RECORD_ROOM_MIN = 4096  # and so many bytes on a way however slow
 CONTROL_QUEUE_MAX = 1 << 20  # queued control bytes; more ends the session
 

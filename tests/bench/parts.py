@@ -91,6 +91,11 @@ def distance(effort: Effort, notebook: Notebook) -> None:
                 for way in ways.values():
                     load.warm_up(way)
                 line.set(Quality(delay=delay / 2, loss=loss, rate=RATE, queue=QUEUE_20_MS))
+                # Who keeps a connection begins another: the kernel remembers a round trip for seconds, and would send
+                # over this distance no more than what the short line held.
+                line.kill()
+                for way in ways.values():
+                    load.warm_up(way)
                 interleaved(distance_name(delay, loss), ways, [load], 1, effort, notebook, warm=True)
 
 

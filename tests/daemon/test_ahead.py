@@ -28,19 +28,21 @@ LETTERS = 6
 
 
 @pytest.mark.parametrize(
-    ("rate", "room", "waiting"),
+    ("rate", "rtt", "room", "waiting"),
     [
-        (0, 4096, 16 * 1024),
-        (10 * MBIT, 4096, 16 * 1024),
-        (100 * MBIT, 12_500, 50_000),
-        (400 * MBIT, 50_000, c.SEAL_AHEAD),
-        (10_000 * MBIT, c.RECORD_DATA_MAX, c.SEAL_AHEAD),
+        (0, 0.0, 4096, 16 * 1024),
+        (10 * MBIT, 0.001, 4096, 16 * 1024),
+        (100 * MBIT, 0.001, 12_500, 50_000),
+        (100 * MBIT, 0.032, 25_000, 100_000),
+        (100 * MBIT, 0.3, c.RECORD_DATA_MAX, c.SEAL_AHEAD),
+        (10_000 * MBIT, 0.001, c.RECORD_DATA_MAX, c.SEAL_AHEAD),
+        (10 * MBIT, 2.0**32 / 1e6, c.RECORD_DATA_MAX, c.SEAL_AHEAD),  # a round trip that the kernel does not know yet
     ],
 )
-def test_RC7_bounds_by_rate(rate: int, room: int, waiting: int) -> None:
-    """A record is a millisecond of the way, and four of them wait at most; neither beyond what a fast way is given."""
-    assert record_room(rate) == room
-    assert ahead_of(room) == waiting
+def test_RC7_bounds_by_rate_and_distance(rate: int, rtt: float, room: int, waiting: int) -> None:
+    """Four records of a millisecond of the way wait at most, on a long way of a sixteenth of its round trip."""
+    assert record_room(rate, rtt) == room
+    assert ahead_of(room) == pytest.approx(waiting, rel=0.001)
 
 
 class Letters:
@@ -103,4 +105,4 @@ def test_control_it_is_the_rate_that_bounds(run_loop: RunLoop, tmp_path: Path, m
     monkeypatch.setattr(ahead.Ahead, "look", lambda *_, **__: None)
     stood, room = run_loop(stood_before_replies(tmp_path, 5))
     assert room == c.RECORD_DATA_MAX
-    assert stood > bound(record_room(SLOW))
+    assert stood > bound(record_room(SLOW, 0.0))
