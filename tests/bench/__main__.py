@@ -8,8 +8,8 @@ As root, for namespaces and Postfix, on a machine that has nothing else to do:
 
 `mail --pairs haproxy hubtunnel --rounds 3` measures one part with two pairs, `--share 0.1` a tenth of everything: to
 try a change out. `python -m tests.bench.gaps` records one message's conversation and says whether any of its bytes
-waited for an acknowledgement. Progress and skipped pairs, with the reason, go to standard error. What was measured before an
-interrupt is kept too, and a part that fails does not stop the others.
+waited for an acknowledgement. Progress and skipped pairs, with the reason, go to standard error. What was measured
+before an interrupt is kept too, and a part that fails does not stop the others.
 
 Exit status: 0 measured; 1 a part failed, or with `--check` a floor of floor.json was missed; 2 nothing was measured.
 """
