@@ -35,7 +35,7 @@ USER = "anna"
 LETTERS = 300
 """How many are on their way while the package is upgraded."""
 
-_BUILD_TOOLS = "build-essential ca-certificates debhelper dh-virtualenv git lintian python3-venv"
+_BUILD_TOOLS = "build-essential ca-certificates debhelper dh-virtualenv git lintian python3-dev python3-venv"
 _HOST = "systemd-sysv iproute2"
 _INSTALLED = "postfix python3 libgcc-s1"
 _INSTALL = "apt-get install -y --no-install-recommends"
