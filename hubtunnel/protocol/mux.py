@@ -30,6 +30,7 @@ TURN_MIN = 1024
 # A window grows when half of it was taken within this many round trips.
 GROW_WITHIN_RTTS = 2.0
 GROW_WITHIN_MIN = 0.01
+GROW_AT_ONCE_MAX = 1 << 20  # bytes of a window that a stream is given because another one came to it
 
 
 class Mux:
@@ -44,6 +45,7 @@ class Mux:
         "_next_own",
         "_overtaken",
         "_peer_odd",
+        "_reached",
         "_ready",
         "budget",
         "goaway_code",
@@ -77,6 +79,7 @@ class Mux:
         self._ready: list[Stream] = []  # few: at most as many as there are streams
         self._fresh: list[Stream] = []  # those with little to say: before the others
         self._overtaken = 0  # bytes of such since one of the others had its turn
+        self._reached = 0  # the largest window that one of these streams has grown to
 
     # --- sending --------------------------------------------------------------------------------------------
 
@@ -181,13 +184,21 @@ class Mux:
         self._events.append(StreamWritable(stream))
 
     def grown_window(self, window: int, granted_at: float) -> int:
-        """ST11: the receive window of a stream that keeps up: doubled, while there is memory."""
+        """ST11: the receive window of a stream that keeps up: doubled, while there is memory.
+
+        Or at once what a stream of this session came to before, up to `GROW_AT_ONCE_MAX`: else each large mail would
+        pay the round trips again that the first one took to fill the way.
+        """
         self.session.measure(self.now)
         fast = self.now - granted_at <= max(GROW_WITHIN_RTTS * self.rtt, GROW_WITHIN_MIN)
         if not fast or window >= c.CREDIT_MAX:
             return window
-        grown = min(window * 2, c.CREDIT_MAX)
-        return grown if self.budget.promise_more(grown - window) else window
+        doubled = min(window * 2, c.CREDIT_MAX)
+        for grown in (max(doubled, self._reached), doubled):
+            if self.budget.promise_more(grown - window):
+                self._reached = min(max(grown, self._reached), GROW_AT_ONCE_MAX)
+                return grown
+        return window
 
     # --- receiving ------------------------------------------------------------------------------------------
 

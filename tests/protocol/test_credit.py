@@ -12,6 +12,7 @@ from hubtunnel.protocol.bytestream import Budget, SendBuffer
 from hubtunnel.protocol.constants import Code, Frame, Record
 from hubtunnel.protocol.events import StreamData, StreamWritable
 from hubtunnel.protocol.link import Settings
+from hubtunnel.protocol.mux import GROW_AT_ONCE_MAX
 from hubtunnel.protocol.session import Phase
 from hubtunnel.protocol.streams import Stream
 from tests.protocol.puppet import Line, Puppet
@@ -159,6 +160,29 @@ def test_ST11_window_grows_while_the_connection_drains_fast() -> None:
     stream = pour(pair, 60 * MIB, 0.0)
     assert pair.b.streams[stream.id]._window == c.CREDIT_MAX
     assert stream.send_credit <= c.CREDIT_MAX
+
+
+def test_ST11_later_streams_begin_where_one_came_to() -> None:
+    """The first letter's window doubled step by step; that of the next is there as soon as it is a letter, to 1 MiB."""
+    pair, _ = connected(seed=43)
+    first = pour(pair, 60 * MIB, 0.0)
+    assert pair.b.streams[first.id]._window == c.CREDIT_MAX
+    short = pour(pair, c.INITIAL_CREDIT // 2 - 1, 0.0)
+    assert pair.b.streams[short.id]._window == c.INITIAL_CREDIT, "a short one is promised nothing"
+    second = pour(pair, c.INITIAL_CREDIT // 2, 0.0)
+    assert pair.b.streams[second.id]._window == GROW_AT_ONCE_MAX
+    slow = pour(pair, MIB, 2.0)
+    assert pair.b.streams[slow.id]._window == c.INITIAL_CREDIT, "nor is one whose connection is slow"
+
+
+def test_ST11_where_memory_has_no_room_for_it_windows_double() -> None:
+    """What is left of the promises is little: it is taken in small steps, not left unused."""
+    pair, _ = connected(seed=44)
+    pour(pair, 60 * MIB, 0.0)
+    budget = pair.b.budget
+    budget.promised = budget.limit // 2 - 2 * c.INITIAL_CREDIT
+    second = pour(pair, c.INITIAL_CREDIT // 2, 0.0)
+    assert pair.b.streams[second.id]._window == 2 * c.INITIAL_CREDIT
 
 
 def test_ST11_window_stays_while_the_connection_is_slow() -> None:
