@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from hubtunnel.config import Peer, SessionSettings
 from hubtunnel.daemon import owners, proxy, reasons, sockets
 from hubtunnel.daemon.delivery import CONNECT_TIMEOUT, DeliveredRelay, Target, target_of
-from hubtunnel.daemon.logs import event, log, short
+from hubtunnel.daemon.logs import event, event_soon, log, short
 from hubtunnel.daemon.mtawatch import MtaWatch
 from hubtunnel.daemon.relay import AcceptedRelay, Relay
 from hubtunnel.protocol import events as ev
@@ -299,7 +299,7 @@ class LocalSide:
             self._watch.ask()  # our MTA ended a conversation before it had said a word
         if not log.isEnabledFor(INFO):
             return
-        event(
+        event_soon(
             log.info,
             "stream",
             peer=self.name,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import os
 import re
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -14,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hubtunnel.daemon import logs
-from hubtunnel.daemon.logs import JsonFormatter, TextFormatter, Throttle, event, log, rfc3339
+from hubtunnel.daemon.logs import JsonFormatter, TextFormatter, Throttle, event, event_soon, log, rfc3339
 from hubtunnel.protocol.streams import State
+from tests.conftest import RunLoop
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +81,7 @@ class Stream(io.StringIO):
         self.writes: list[str] = []
         self.flushed = 0
         self.broken = False
+        self.wrote = asyncio.Event()
 
     @property
     def line_buffering(self) -> bool:
@@ -87,6 +91,7 @@ class Stream(io.StringIO):
         if self.broken:
             raise OSError(28, "No space left on device")
         self.writes.append(text)
+        self.wrote.set()
         return len(text)
 
     def flush(self) -> None:
@@ -133,6 +138,80 @@ def test_each_line_is_one_write() -> None:
         event(log.info, "shown", n=number)
     assert [line.count("\n") for line in stream.writes] == [1, 1, 1]
     assert stream.flushed == 0
+
+
+def numbers(text: str) -> list[int]:
+    return [int(n) for n in re.findall(r" n=(\d+)", text)]
+
+
+def test_what_comes_by_the_thousand_is_written_together(run_loop: RunLoop) -> None:
+    """Within the time it may wait, without anything else to push it."""
+    stream = Stream().configure()
+
+    async def conversations_end() -> None:
+        for number in range(3):
+            event_soon(log.info, "stream", n=number)
+        event_soon(log.debug, "stream", n=3)
+        assert stream.writes == []
+        await stream.wrote.wait()
+
+    run_loop(conversations_end())
+    (written,) = stream.writes
+    assert (written.count("\n"), written[-1], numbers(written)) == (3, "\n", [0, 1, 2])
+
+
+def test_lines_that_wait_stand_before_all_later_ones() -> None:
+    """Of an event, of another library, of a reload's new form, and of the end of the process."""
+    stream = Stream().configure()
+
+    async def conversations_end() -> None:
+        event_soon(log.info, "stream", n=0)
+        event(log.info, "shown", n=1)
+        event_soon(log.info, "stream", n=2)
+        log.warning("said by a library: n=3")
+        event_soon(log.info, "stream", n=4)
+        stream.configure("json")
+        event_soon(log.info, "stream")
+        logging.shutdown([weakref.ref(log.handlers[0])])
+
+    asyncio.run(conversations_end())
+    assert numbers("".join(stream.writes)) == [0, 1, 2, 3, 4]
+    assert json.loads(stream.writes[-1])["event"] == "stream"
+
+
+def test_few_lines_wait() -> None:
+    stream = Stream().configure()
+
+    async def conversations_end() -> None:
+        for number in range(250):
+            event_soon(log.info, "stream", n=number)
+
+    asyncio.run(conversations_end())
+    assert [write.count("\n") for write in stream.writes] == [100, 100]
+    log.handlers[0].flush()
+    assert numbers("".join(stream.writes)) == list(range(250))
+
+
+def test_lines_that_wait_and_find_a_broken_stream_end_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    stream = Stream().configure()
+
+    async def conversation_ends() -> None:
+        event_soon(log.info, "stream", n=0)
+        stream.broken = True
+        event(log.info, "lost", n=1)
+        stream.broken = False
+        event(log.info, "shown", n=2)
+
+    asyncio.run(conversation_ends())
+    assert numbers("".join(stream.writes)) == [2]
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_whoever_else_listens_has_a_record_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    Stream().configure()
+    log.addHandler(caplog.handler)
+    event_soon(log.info, "stream", peer="b")
+    assert [seen.msg for seen in caplog.records] == ["stream"]
 
 
 def test_a_stream_that_keeps_lines_back_is_flushed() -> None:
