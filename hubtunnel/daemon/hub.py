@@ -357,7 +357,7 @@ class Hub:
         for peer in changed:
             self.links[peer.name].set_keys(keys.own, peer, made[peer.name])
         for peer in anew:
-            self.gate.set_contexts_of(peer.name, made[peer.name])
+            self.gate.set_contexts_of(peer.name, self.links[peer.name].contexts)
         self.keeper.wake()
 
     # --- parts ----------------------------------------------------------------------------------------------

@@ -126,7 +126,9 @@ class PeerLink:
     def set_keys(self, own: OwnKeys, keys: PeerKeys, pair_contexts: tuple[PairContext, ...]) -> None:
         """What is in force from now on: announced, and dialled with. (`resting.keys_changed` cuts what it revokes.)"""
         changed = pair_contexts != self.contexts
-        self.own, self.keys, self.contexts = own, keys, pair_contexts
+        self.own, self.keys = own, keys
+        if changed:  # else those that there are, for others hold them too
+            self.contexts = pair_contexts
         self.core.set_identities(own.idfp, keys.idfp)
         self._hold_cards()
         self.dialler.moves.look()

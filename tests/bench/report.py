@@ -30,6 +30,7 @@ _UNITS = {
     "round_trips": "round trips",
     "arrived": "all arrived in time (1: yes)",
     "resident_mb": "memory MB",
+    "first_resident_mb": "memory MB after the first contact",
     "per_stream_kb": "an idle stream KB",
     "start_ms": "start-up ms",
     "handshakes_per_s": "handshakes/s",

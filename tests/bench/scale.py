@@ -99,13 +99,18 @@ def _configured(scene: _Scene, x: int) -> None:
 
 
 def _connected(scene: _Scene, x: int) -> None:
-    """So many peers, who are all there."""
+    """So many peers, who are all there. At the first contact each side has a new card for the other."""
     place = scene.crowd.make_hub(f"connected-{x}", x, x)
-    with _peers(scene, x) as peers, _hub(scene, place) as (hub, seconds):
-        up = _until_up(peers, x)
-        cpu = _idle(hub, SHORT_IDLE_SECONDS)
-        resident = rss_bytes(hub.pid) / 1e6
-        scene.note("connected", x, start_s=seconds, **up, idle_cpu_percent=cpu, resident_mb=resident)
+    with _peers(scene, x) as peers:
+        with _hub(scene, place) as (hub, _):
+            _until_up(peers, x)
+            time.sleep(_SETTLED)
+            first = rss_bytes(hub.pid) / 1e6
+        _until_down(peers)
+        with _hub(scene, place) as (hub, seconds):
+            up = _until_up(peers, x)
+            values = {"idle_cpu_percent": _idle(hub, SHORT_IDLE_SECONDS), "resident_mb": rss_bytes(hub.pid) / 1e6}
+            scene.note("connected", x, start_s=seconds, **up, **values, first_resident_mb=first)
 
 
 def _full(scene: _Scene, configured: int, connected: int) -> None:
@@ -205,7 +210,7 @@ def _stop(hub: Child) -> float:
 @contextmanager
 def _peers(scene: _Scene, count: int) -> Iterator[Child]:
     argv = [sys.executable, "-m", "tests.bench.generator", str(scene.folder), str(count)]
-    peers = scene.far.start("the peers", argv, scene.folder / f"peers-{count}.log", cwd=ROOT)
+    peers = scene.far.start("the peers", argv, scene.folder / f"peers-{next(_starts)}.log", cwd=ROOT)
     try:
         peers.wait_for(lambda: "ready" in peers.log, f"{count} peers", deadline=_PATIENCE)
         yield peers
