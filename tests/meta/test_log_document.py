@@ -38,9 +38,9 @@ def texts(node: ast.expr) -> set[str]:
 
 
 def calls(source: str) -> Iterator[tuple[set[str], set[str], set[str]]]:
-    """Names, levels (none where they are decided elsewhere) and fields of each call of `event`."""
+    """Names, levels (none where they are decided elsewhere) and fields of each call of `event` and `event_soon`."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "event":
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("event", "event_soon"):
             method, name = node.args
             names = texts(name.body) | texts(name.orelse) if isinstance(name, ast.IfExp) else texts(name)
             levels = {each.attr for each in ast.walk(method) if isinstance(each, ast.Attribute)} & LEVELS
