@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hubtunnel.daemon import link as link_module
 from hubtunnel.daemon.link import PeerLink
 from hubtunnel.daemon.services import Services
 from hubtunnel.protocol.events import SessionUp
@@ -41,7 +42,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Services, str]]:
         seen.append((self.services, self.name))
         real(self, happened)
 
-    monkeypatch.setattr(PeerLink, "_on_session_up", noted)
+    monkeypatch.setitem(link_module._HANDLERS, SessionUp, noted)
     return seen
 
 

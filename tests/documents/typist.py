@@ -17,6 +17,7 @@ from tests.e2e.processes import Child
 from tests.failures.lab import Host, hosts
 from tests.terminal import Terminal
 
+COMMAND = "/usr/local/bin/hubtunnel"
 WORK = "/srv"
 """The folder in which everything is typed."""
 
@@ -103,9 +104,11 @@ def keyboards(letters: str) -> Iterator[list[Keyboard]]:
         folder, made = stack.enter_context(hosts(letters, [], [*zone, "--local=/#/"]))
         found = []
         for host, name in zip(made, names, strict=True):
-            command = host.machine.path("/usr/local/bin/hubtunnel")
+            command = host.machine.path(COMMAND)
             command.write_text(_COMMAND.format(root=shlex.quote(str(ROOT)), python=shlex.quote(sys.executable)))
             command.chmod(0o755)
+            outside = Path(COMMAND)
+            assert not (outside.exists() and outside.samefile(command)), "what is typed reaches this machine"
             found.append(Keyboard(host, name, folder))
             stack.callback(found[-1].stop)
         yield found

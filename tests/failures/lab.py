@@ -27,7 +27,7 @@ from tests.e2e.hubs import ROOT
 from tests.e2e.namespaces import Namespace, two_namespaces
 from tests.e2e.processes import Child, run, wait_until
 from tests.mta.lab import SystemLog, hubtunnel
-from tests.mta.machines import Machine, removed_at_end
+from tests.mta.machines import Machine, interpreter, removed_at_end
 
 T = TypeVar("T")
 
@@ -209,7 +209,7 @@ def hosts(letters: str, there: Sequence[str], zone: Sequence[str]) -> Iterator[t
             machine = Machine(
                 namespace, layers, folder / f"{letter}.machine", host=f"mx.{letter}.example", syslog=syslog.path,
                 hosts=f"{namespace.address} mx.{letter}.example {letter}", resolver=RESOLVER,
-                shared=(folder, ROOT, Path(sys.prefix), Path(sys.base_prefix)),
+                shared=(folder, ROOT, *interpreter()),
             )  # fmt: skip
             stack.callback(machine.stop)
             made.append(Host(machine, namespace, syslog))

@@ -29,7 +29,7 @@ from hubtunnel.mta import flush
 from tests.e2e.hubs import ROOT
 from tests.e2e.namespaces import Namespace, switched_namespaces
 from tests.e2e.processes import Child, run, wait_until
-from tests.mta.machines import Machine, build, layers_folder, removed_at_end
+from tests.mta.machines import Machine, build, interpreter, layers_folder, removed_at_end
 from tests.mta.servers import USER, Server, delivered
 
 NETWORK = "198.51.100"
@@ -295,11 +295,6 @@ class Laboratory:
         return "\n".join(site.explain() for site in self.sites)
 
 
-def _python() -> list[Path]:
-    """Where this interpreter is, but for the system's own: of /usr each machine has another one."""
-    return [Path(prefix) for prefix in (sys.prefix, sys.base_prefix) if prefix != "/usr"]
-
-
 def next_to(sites: Sequence[Site]) -> list[tuple[Site, Site]]:
     """Each with the one behind it, and the last with the first."""
     return list(zip(sites, [*sites[1:], sites[0]], strict=True))
@@ -380,7 +375,7 @@ def laboratory(
                 # As Debian has it; where there is IPv4 nothing here asks for it.
                 hosts=f"{namespace.address} {name} {name.partition('.')[0]}" + "\n::1 localhost ip6-localhost" * six,
                 resolver=switch.address,
-                shared=(directory, ROOT, *_python()),
+                shared=(directory, ROOT, *interpreter()),
             )  # fmt: skip
             stack.callback(machine.stop)
             site = Site(server, name, namespace, machine, syslog, directory / f"{name}.hub")

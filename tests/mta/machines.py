@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -99,6 +100,14 @@ class Layer:
     packages: tuple[str, ...]
     debconf: str = ""
     afterwards: str = ":"
+
+
+def interpreter() -> list[Path]:
+    """Folders of this interpreter that a machine shares. Not the system's own: of these each machine has its layer.
+
+    What is written into a shared folder is written outside, and stays.
+    """
+    return [Path(prefix) for prefix in (sys.prefix, sys.base_prefix) if prefix not in ("/usr", "/usr/local")]
 
 
 def layers_folder() -> Path:
