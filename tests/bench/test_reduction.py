@@ -12,7 +12,7 @@ from tests.bench.kept import as_json, read
 from tests.bench.loads import percentiles
 from tests.bench.runs import Notebook
 from tests.bench.samples import Sample, Samples
-from tests.bench.targets import TARGETS, Target, Verdict, per_peer_kb
+from tests.bench.targets import COMPILED, TARGETS, Target, Verdict, per_peer_kb
 
 HEAD = {
     "at": "2026-01-02T03:04:05Z",
@@ -85,6 +85,15 @@ def test_added_latency_is_without_what_the_direct_way_takes(ours: float, verdict
     assert value is not None
     assert value.median == pytest.approx((ours - 10) / 20)
     assert found is verdict
+
+
+def test_each_of_our_pairs_is_judged_by_its_own_samples() -> None:
+    others = (latency("direct", 10), latency("haproxy-tls", 30))
+    samples = Samples((*others, latency("hubtunnel", 50), latency("hubtunnel-compiled", 20)))
+    target = named("added latency of an idle SMTP round trip, median", "× HAProxy TLS")
+
+    assert target.judge(samples)[1] is Verdict.MISSED
+    assert target.judge(samples, COMPILED)[1] is Verdict.REACHED
 
 
 def test_what_was_not_measured_is_no_success() -> None:

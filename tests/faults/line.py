@@ -151,6 +151,8 @@ class _Relay:
         """Whether the packet is of a connection that was killed: as a NAT that forgot it, the line answers with RST."""
         head = (packet[0] & 15) * 4
         flow = frozenset((packet[12:16] + packet[head : head + 2], packet[16:20] + packet[head + 2 : head + 4]))
+        if packet[head + 13] & (_SYN | _ACK) == _SYN:
+            self._killed.discard(flow)  # another connection of the same ports
         if flow not in self._killed:
             self._flows[flow] = None
             if len(self._flows) > _PORTS_KEPT:
