@@ -47,9 +47,9 @@ def event(method: _LogMethod, name: str, **fields: object) -> None:
     level = _LEVELS[method.__name__]
     if not log.isEnabledFor(level):
         return
-    handlers = log.handlers
-    if len(handlers) == 1 and type(handlers[0]) is _Lines and not log.propagate:
-        handlers[0].write_event(level, name, fields)  # fast path: a record's way to the line takes half as long again
+    lines = _lines_alone()
+    if lines is not None:
+        lines.write_event(level, name, fields)  # fast path: a record's way to the line takes half as long again
     else:
         log.handle(_record(level, name, fields))
 
@@ -60,13 +60,19 @@ def event_soon(method: _LogMethod, name: str, **fields: object) -> None:
     It has the time of the event, stands before the line of any later event, and is written before the process exits; a
     process that is killed takes it along.
     """
+    lines = _lines_alone()
+    if lines is None:
+        event(method, name, **fields)
+    elif log.isEnabledFor(level := _LEVELS[method.__name__]):
+        lines.write_soon(level, name, fields)
+
+
+def _lines_alone() -> _Lines | None:
+    """Our handler, where nobody else listens who would need a record."""
     handlers = log.handlers
     if len(handlers) == 1 and type(handlers[0]) is _Lines and not log.propagate:
-        level = _LEVELS[method.__name__]
-        if log.isEnabledFor(level):
-            handlers[0].write_soon(level, name, fields)
-    else:
-        event(method, name, **fields)
+        return handlers[0]
+    return None
 
 
 def _record(level: int, name: str, fields: _Fields) -> logging.LogRecord:

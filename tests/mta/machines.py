@@ -102,12 +102,14 @@ class Layer:
     afterwards: str = ":"
 
 
-def interpreter() -> list[Path]:
-    """Folders of this interpreter that a machine shares. Not the system's own: of these each machine has its layer.
+def in_every_root(folder: Path) -> bool:
+    """Whether each machine has the folder anyhow, in its own layer. What is written into a shared one stays outside."""
+    return folder in (Path("/usr"), Path("/usr/local"))
 
-    What is written into a shared folder is written outside, and stays.
-    """
-    return [Path(prefix) for prefix in (sys.prefix, sys.base_prefix) if prefix not in ("/usr", "/usr/local")]
+
+def interpreter() -> list[Path]:
+    """Folders of this interpreter that a machine has to share."""
+    return [folder for folder in (Path(sys.prefix), Path(sys.base_prefix)) if not in_every_root(folder)]
 
 
 def layers_folder() -> Path:

@@ -10,6 +10,7 @@ import sysconfig
 from pathlib import Path
 
 from tests.e2e.hubs import ROOT
+from tests.mta.machines import in_every_root
 from tests.package.booted import Machine
 
 _HERE = "/opt/hubtunnel-test"
@@ -19,7 +20,7 @@ PROGRAM = "/usr/bin/hubtunnel"
 def binds() -> dict[Path, str]:
     """Folder of this system -> where the machine has it."""
     found = {ROOT: f"{_HERE}/tree", Path(sysconfig.get_path("purelib")): f"{_HERE}/packages"}
-    if not _in_every_root():
+    if not in_every_root(Path(sys.base_prefix)):
         found[Path(sys.base_prefix)] = f"{_HERE}/python"
     return found
 
@@ -27,7 +28,7 @@ def binds() -> dict[Path, str]:
 def install(machine: Machine) -> None:
     """Put the command where the unit looks for it."""
     interpreter = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
-    if not _in_every_root():
+    if not in_every_root(Path(sys.base_prefix)):
         interpreter = Path(f"{_HERE}/python", interpreter.relative_to(sys.base_prefix))
     program = machine.path(PROGRAM)
     program.unlink(missing_ok=True)
@@ -38,7 +39,3 @@ def install(machine: Machine) -> None:
         f'exec {interpreter} -P -s -m hubtunnel "$@"\n'
     )
     program.chmod(0o755)
-
-
-def _in_every_root() -> bool:
-    return Path(sys.base_prefix) in (Path("/usr"), Path("/usr/local"))
