@@ -27,8 +27,8 @@ FIN_LINGER = 2.0  # seconds between our FIN and our close towards a stranger, so
 DRAIN_PAUSE = 1.0  # a stranger that floods is read one buffer a second
 
 
-class Connection(asyncio.Protocol):
-    """What a dialled and an accepted connection have in common: the life after the handshake."""
+class Connection:
+    """What a dialled and an accepted connection have in common, a protocol each: the life after the handshake."""
 
     def __init__(self, workers: Workers) -> None:
         self.transport: asyncio.Transport
@@ -91,6 +91,13 @@ class Connection(asyncio.Protocol):
             self._ahead.look(carrier, now, full=True)
         if self._closing and not core.has_output(carrier):
             transport.close()
+
+    def eof_received(self) -> bool:
+        """A carrier has no half: the loop closes the connection."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The socket takes no more: `flush` has seen it."""
 
     def resume_writing(self) -> None:
         """The socket took most of what was sealed."""

@@ -269,7 +269,7 @@ class Dialler:
         connection.endpoint = endpoint
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                await services.loop.create_connection(lambda: connection, address, endpoint.port)
+                await services.loop.create_connection(lambda: sockets.as_protocol(connection), address, endpoint.port)
             self.phase = "handshaking"
             connected()
             async with asyncio.timeout(HANDSHAKE_TIMEOUT):

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Mapping
 
-from hubtunnel.daemon import contexts
+from hubtunnel.daemon import contexts, sockets
 from hubtunnel.daemon.carrier import AcceptedConnection
 from hubtunnel.daemon.link import PeerLink
 from hubtunnel.daemon.listeners import CarrierListener
@@ -123,7 +123,8 @@ class Gate:
             on_closed=self._closed,
         )
         self._pending[connection] = slot
-        task = services.loop.create_task(services.loop.connect_accepted_socket(lambda: connection, sock))
+        accepting = services.loop.connect_accepted_socket(lambda: sockets.as_protocol(connection), sock)
+        task = services.loop.create_task(accepting)
         self._tasks.add(task)
         task.add_done_callback(lambda done: self._connected(done, connection, sock))
 

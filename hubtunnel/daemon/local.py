@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from hubtunnel.config import Peer, SessionSettings
 from hubtunnel.daemon import owners, proxy, reasons, sockets
-from hubtunnel.daemon.delivery import CONNECT_TIMEOUT, DeliveredRelay, Target, target_of
+from hubtunnel.daemon.delivery import CONNECT_TIMEOUT, DeliveredRelay
 from hubtunnel.daemon.logs import event, event_soon, log, short
 from hubtunnel.daemon.mtawatch import MtaWatch
 from hubtunnel.daemon.relay import AcceptedRelay, Relay
+from hubtunnel.daemon.target import Target, target_of
 from hubtunnel.protocol import events as ev
 from hubtunnel.protocol.constants import Code
 from hubtunnel.protocol.link import NotReady
@@ -68,11 +69,14 @@ class LocalSide:
         old, self._server = self._server, None
         if sock is not None:
             # The loop's own server: accepting is on the hot path, and both loops survive a lack of descriptors.
-            self._server = await self._services.loop.create_server(lambda: AcceptedRelay(self, self.now()), sock=sock)
+            self._server = await self._services.loop.create_server(self._relay, sock=sock)
         if old is not None:
             sockets.stop_accepting(self._services.loop, old)
             await sockets.accepted()
             old.close()
+
+    def _relay(self) -> asyncio.Protocol:
+        return sockets.as_protocol(AcceptedRelay(self, self.now()))
 
     @property
     def target(self) -> Target:
@@ -82,10 +86,7 @@ class LocalSide:
     @property
     def address(self) -> tuple[str, int] | None:
         """Where our MTA hands over mail for this peer."""
-        if self._server is None or not self._server.sockets:
-            return None
-        name = self._server.sockets[0].getsockname()
-        return name[0], name[1]
+        return None if self._server is None else sockets.address_of(self._server)
 
     def stop_listening(self) -> None:
         """Accept nothing more; what was accepted is served."""

@@ -23,8 +23,8 @@ LOCAL_LOW = 16 * 1024
 GOODBYE = 2.0  # seconds that a refused connection has to close its side, so that no RST overtakes the 421
 
 
-class Relay(asyncio.Protocol):
-    """One splice. Subclasses say how it begins; this is how it goes on and ends."""
+class Relay:
+    """One splice, a protocol (`sockets.as_protocol`). Subclasses say how it begins; this is how it goes on and ends."""
 
     ours = True  # whether our side opened the stream
 

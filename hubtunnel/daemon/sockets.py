@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from contextlib import suppress
+from typing import cast
 
 from hubtunnel.daemon import proxy
 from hubtunnel.errors import HubtunnelError
@@ -26,6 +27,14 @@ ACCEPT_TURNS = 3  # turns of the loop that an accepted connection takes at most 
 
 class ListenError(HubtunnelError):
     """An address cannot be listened on; the text names it and the cure."""
+
+
+def as_protocol(made: object) -> asyncio.Protocol:
+    """`made`, which has all methods of an `asyncio.Protocol` without being one.
+
+    That is what both loops ask for; a class below one that is not compiled could not be compiled whole.
+    """
+    return cast(asyncio.Protocol, made)
 
 
 def tune_carrier(sock: socket.socket) -> None:
@@ -51,6 +60,14 @@ def keep_alive(sock: socket.socket) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_IDLE)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_EVERY)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_COUNT)
+
+
+def address_of(server: asyncio.Server) -> tuple[str, int] | None:
+    """Where it listens; None once it is closed."""
+    for sock in server.sockets:
+        name = sock.getsockname()
+        return name[0], name[1]
+    return None
 
 
 def stop_accepting(loop: asyncio.AbstractEventLoop, server: asyncio.Server) -> None:

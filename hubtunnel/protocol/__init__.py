@@ -9,6 +9,6 @@ from importlib.util import find_spec
 
 
 def compiled() -> bool:
-    """Whether the core was compiled when hubtunnel was built (docs/OPERATING.md), or is pure Python."""
+    """Whether what mail passes through was compiled when hubtunnel was built (docs/OPERATING.md), or is pure Python."""
     spec = find_spec("hubtunnel.protocol.session")
     return spec is not None and spec.origin is not None and spec.origin.endswith(tuple(EXTENSION_SUFFIXES))

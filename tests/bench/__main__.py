@@ -2,7 +2,7 @@
 
 As root, for namespaces and Postfix, on a machine that has nothing else to do:
 
-    python -m tests.bench install          once: haproxy, stunnel, spiped, wireguard-go, postfix; a compiled core
+    python -m tests.bench install          once: haproxy, stunnel, spiped, wireguard-go, postfix; compiles ours
     python -m tests.bench all --keep       everything, interleaved, about a quarter of an hour; one JSON in results/
     python -m tests.bench report           docs/BENCHMARKS.md and its plots from the latest JSON in results/
 

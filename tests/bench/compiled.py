@@ -1,4 +1,4 @@
-"""hubtunnel with its protocol core compiled, made from this checkout for the interpreter that the benchmark runs in."""
+"""hubtunnel compiled, made from this checkout for the interpreter that the benchmark runs in."""
 
 from __future__ import annotations
 

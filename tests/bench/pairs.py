@@ -106,7 +106,7 @@ PAIRS = {
         Pair("hubtunnel-asyncio", "hubtunnel on asyncio's own loop", partial(hubtunnel, loop="asyncio")),
         Pair(
             "hubtunnel-compiled",
-            "hubtunnel on uvloop, its protocol core compiled",
+            "hubtunnel on uvloop, compiled (docs/OPERATING.md)",
             partial(hubtunnel, loop="uvloop", package=compiled.FOLDER),
             lacking=compiled.lacking,
         ),

@@ -139,7 +139,7 @@ def _targets(samples: Samples) -> list[str]:
             value, verdict = target.judge(samples, pair)
             row += [_shown(value), "" if value is None and pair == COMPILED else verdict]
         rows.append(row)
-    return _markdown(["what", "wanted", "measured", "", "core compiled", ""], rows)
+    return _markdown(["what", "wanted", "measured", "", "compiled", ""], rows)
 
 
 def _table(samples: Samples, part: str, load: str) -> list[str]:

@@ -127,6 +127,7 @@ async def read_all_or_reset(reader: asyncio.StreamReader) -> bytes:
     return data
 
 
+@pytest.mark.interpreted
 def test_two_ways_to_one_hub_make_one_carrier(
     run_loop: RunLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubtunnel.daemon import proxy
-from hubtunnel.daemon.delivery import Target
+from hubtunnel.daemon.target import Target
 
 # proxy-protocol.txt, 2.1: "PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n" is the longest of IPv4
 LONGEST_4 = b"PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n"
