@@ -110,7 +110,7 @@ class Forwarder:
         self._loop = loop
         self.cuts = 0
         self.connections = 0
-        loop.submit(self._serve())
+        self.serving = loop.submit(self._serve())
 
     # Called from the test's thread.
 
@@ -141,18 +141,29 @@ class Forwarder:
         loop = asyncio.get_running_loop()
         with self._listener:
             async with asyncio.TaskGroup() as connections:
-                while True:
-                    accepted, _ = await loop.sock_accept(self._listener)
-                    task = connections.create_task(self._relay(accepted))
-                    # A task that is cancelled before its first step never gets to close what it was given.
-                    task.add_done_callback(lambda _, accepted=accepted: accepted.close())  # type: ignore[misc]
+                # Not `sock_accept`: cancelled in the turn in which it has accepted, it gives the socket to nobody.
+                loop.add_reader(self._listener, self._accept, connections)
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    loop.remove_reader(self._listener)
+
+    def _accept(self, connections: asyncio.TaskGroup) -> None:
+        accepted, _ = self._listener.accept()
+        accepted.setblocking(False)
+        task = connections.create_task(self._relay(accepted))
+        # A task that is cancelled before its first step never gets to close what it was given.
+        task.add_done_callback(lambda _: accepted.close())
 
     async def _relay(self, accepted: socket.socket) -> None:
         with accepted, self._inside.open_socket() as outward:
             outward.setblocking(False)
             try:
+                preface = (
+                    self._preface(accepted.getpeername()[:2], accepted.getsockname()[:2]) if self._preface else b""
+                )
                 await asyncio.get_running_loop().sock_connect(outward, self._target)
-            except OSError:
+            except OSError:  # the target is away, or who connected has left with a reset and has no address any more
                 _linger_zero(accepted)
                 return
             near = await asyncio.open_connection(sock=accepted)
@@ -161,8 +172,7 @@ class Forwarder:
             except asyncio.CancelledError:
                 near[1].close()
                 raise
-            if self._preface is not None:
-                far[1].write(self._preface(accepted.getpeername()[:2], accepted.getsockname()[:2]))
+            far[1].write(preface)
             await self._splice(near, far)
 
     async def _splice(self, near: _End, far: _End) -> None:

@@ -116,6 +116,7 @@ def test_instants() -> None:
     assert moments.run_core(60)["instants"] == 60
 
 
+@pytest.mark.interpreted
 def test_control_crossing_sessions_that_nobody_settles(monkeypatch: pytest.MonkeyPatch) -> None:
     """RV1: two sessions that stay are found."""
     monkeypatch.setattr(Rivals, "_settle_crossing", lambda self, rivals, now: None)
