@@ -49,8 +49,8 @@ def check_bounds(link: Link) -> None:
     """No buffer, table or queue is beyond its bound, and the budget is what is really held."""
     held = 0
     closing = sum(session.phase is Phase.CLOSING for session in link.sessions)
-    assert closing <= c.SESSIONS_PER_LINK + 1
     assert len(link.sessions) - closing <= c.SESSIONS_PER_LINK + 1
+    assert len(link.sessions) <= 2 * c.SESSIONS_PER_LINK + 1  # where all that run are closed beside those refused (RV9)
     assert len(link._first) <= c.CARRIERS_PENDING_PER_LINK
     assert len(link._dials) <= c.BOOTS_REMEMBERED
     for carrier in link.carriers:
