@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import gc
 import io
+import logging
 import os
 import resource
 import shutil
@@ -197,6 +198,18 @@ RESERVED = Ports()  # those that the running test chose by `reserve`
 def _reserved_ports() -> Iterator[None]:
     with RESERVED:
         yield
+
+
+# --- the log --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """Who is to hear a line must not depend on which level an earlier test of this process has set."""
+    log = logging.getLogger("hubtunnel")
+    before = (log.handlers[:], log.level, log.propagate)
+    yield
+    log.handlers[:], log.level, log.propagate = before
 
 
 # --- event loops ----------------------------------------------------------------------------------------------

@@ -161,8 +161,7 @@ class CardDesk:
                 event(log.critical, "alarm", peer=link.name, code="trail", text=received.problem)
             self._answer(link, lambda: link.core.card_accepted(session, card.serial, card.hash))
         # The acknowledgement leaves before what rests on revoked keys is cut.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        link.send_now()
         link.resting.keys_changed()
 
     def _take(self, keys: HubKeys, peer: PeerKeys, happened: CardReceived, now: float) -> Received | None:

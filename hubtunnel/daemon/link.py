@@ -273,6 +273,13 @@ class PeerLink:
             return
         self._turn_due = False
         self._put_off_at = 0.0
+        self._send(now)
+
+    def send_now(self) -> None:
+        """Send what is there without waiting for a turn: what comes next may end the session that would carry it."""
+        self._send(self.now())
+
+    def _send(self, now: float) -> None:
         core = self.core
         self._drain_events()
         while (job := core.next_job()) is not None:

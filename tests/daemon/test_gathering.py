@@ -12,7 +12,7 @@ import pytest
 from hubtunnel.daemon import link as module
 from hubtunnel.protocol.constants import FRAME_HEADER_LEN
 from tests.conftest import RunLoop
-from tests.daemon.hubs import Mta, link, mail_port, pair, until
+from tests.daemon.hubs import Mta, link, mail_port, pair, talking, until
 
 THREE = 3
 
@@ -53,5 +53,24 @@ def test_who_becomes_ready_meanwhile_shares_the_record(
                 assert sum(end > before for end, _ in sent._kept) == records
                 for reader, _ in far:
                     assert await reader.readexactly(1) == b"x"
+
+    run_loop(scenario())
+
+
+def test_what_must_leave_now_waits_for_nobody(run_loop: RunLoop, tmp_path: Path) -> None:
+    """The acknowledgement of a card leaves before the session is cut that rests on what the card revokes."""
+
+    async def scenario() -> None:
+        async with Mta() as mta, pair(tmp_path, mta.address) as hubs:
+            near = link(hubs.a, "b")
+            async with talking(hubs.a, "b", mta), talking(hubs.a, "b", mta):
+                (carrier,) = near.core.carriers
+                assert carrier.sending is not None
+                before = carrier.sending.counter
+                near.core.ping(near.now())
+                near.touch()
+                assert carrier.sending.counter == before
+                near.send_now()
+                assert carrier.sending.counter == before + 1
 
     run_loop(scenario())

@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import weakref
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import given, settings
@@ -19,13 +18,6 @@ from hubtunnel.daemon import logs
 from hubtunnel.daemon.logs import JsonFormatter, TextFormatter, Throttle, event, event_soon, log, rfc3339
 from hubtunnel.protocol.streams import State
 from tests.conftest import RunLoop
-
-
-@pytest.fixture(autouse=True)
-def _restore() -> Iterator[None]:
-    before = (log.handlers[:], log.level, log.propagate)
-    yield
-    log.handlers[:], log.level, log.propagate = before
 
 
 def record(**fields: object) -> logging.LogRecord:

@@ -320,10 +320,7 @@ def test_log_changes_at_once(run_loop: RunLoop, tmp_path: Path) -> None:
             assert logs.log.level == logging.DEBUG
             assert isinstance(logs.log.handlers[0].formatter, logs.JsonFormatter)
 
-    try:
-        run_loop(scenario())
-    finally:
-        logs.configure("text", "info")
+    run_loop(scenario())
 
 
 def test_what_waits_for_the_next_session_is_named(run_loop: RunLoop, tmp_path: Path) -> None:
