@@ -42,9 +42,10 @@ class DeliveredRelay(Relay):
         if watch is not None and not watch.passed and (failure := await watch.verdict()) is not None:
             self._fail(failure, Code.MTA_UNREACHABLE)
             return
-        local = (target.source, 0) if target.source else None
+        to = target.listener
+        local = (to.source, 0) if to.source else None
         try:
-            await loop.create_connection(lambda: sockets.as_protocol(self), target.host, target.port, local_addr=local)
+            await loop.create_connection(lambda: sockets.as_protocol(self), to.host, to.port, local_addr=local)
         except OSError as exc:
             if exc.errno in sockets.EXHAUSTED:
                 self.side.no_descriptor()

@@ -247,7 +247,8 @@ class LocalSide:
 
     def mta_unreachable(self, text: str) -> None:
         """Our MTA did not take a connection."""
-        self._deliver_failed(f"{self._target.host} port {self._target.port}: {text}")
+        listener = self._target.listener
+        self._deliver_failed(f"{listener.host} port {listener.port}: {text}")
 
     def _deliver_failed(self, text: str) -> None:
         held = self._services.throttle.allow(f"deliver {self.name}")

@@ -3,7 +3,7 @@
 As root, for namespaces and Postfix, on a machine that has nothing else to do:
 
     python -m tests.bench install          once: haproxy, stunnel, spiped, wireguard-go, postfix; compiles ours
-    python -m tests.bench all --keep       everything, interleaved, about a quarter of an hour; one JSON in results/
+    python -m tests.bench all --keep       everything, interleaved, about twenty-five minutes; one JSON in results/
     python -m tests.bench report           docs/BENCHMARKS.md and its plots from the latest JSON in results/
 
 `mail --pairs haproxy hubtunnel --rounds 3` measures one part with two pairs, `--share 0.1` a tenth of everything: to

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hubtunnel.daemon import proxy
+from hubtunnel.daemon.probe import MtaListener
 from hubtunnel.daemon.target import Target
 
 # proxy-protocol.txt, 2.1: "PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n" is the longest of IPv4
@@ -84,9 +85,9 @@ def test_headers_are_never_longer_than_receivers_read(source: tuple[str, int], d
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "0.0.0.0", "::", "::ffff:127.0.0.1", "224.0.0.1"])
 def test_addresses_that_an_mta_would_take_for_its_own(host: str) -> None:
     assert proxy.misleads(host)
-    target = Target("127.0.0.1", 26, "v2", "", "")
+    target = Target(MtaListener("127.0.0.1", 26, "v2", ""), "")
     assert target.header((host, 1), ("192.0.2.2", 2)) is None
-    presented = Target("127.0.0.1", 26, "v2", "", "192.0.2.1")
+    presented = Target(MtaListener("127.0.0.1", 26, "v2", ""), "192.0.2.1")
     assert presented.header((host, 1), ("192.0.2.2", 2)) == proxy.header_v2(("192.0.2.1", 1), ("192.0.2.2", 2))
 
 
@@ -97,11 +98,11 @@ def test_what_misleads_is_what_the_mta_trusts(ip: ipaddress.IPv4Address | ipaddr
 
 
 def test_no_header() -> None:
-    assert Target("127.0.0.1", 26, "none", "", "").header(("127.0.0.1", 1), ("127.0.0.1", 2)) == b""
-    assert Target("127.0.0.1", 26, "v1", "", "").header(("192.0.2.1", 1), ("192.0.2.2", 2)) == (
+    assert Target(MtaListener("127.0.0.1", 26, "none", ""), "").header(("127.0.0.1", 1), ("127.0.0.1", 2)) == b""
+    assert Target(MtaListener("127.0.0.1", 26, "v1", ""), "").header(("192.0.2.1", 1), ("192.0.2.2", 2)) == (
         b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"
     )
 
 
 def test_no_carrier_known() -> None:
-    assert Target("127.0.0.1", 26, "v2", "", "").header(("", 0), ("", 0)) is None
+    assert Target(MtaListener("127.0.0.1", 26, "v2", ""), "").header(("", 0), ("", 0)) is None

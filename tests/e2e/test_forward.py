@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 import gc
 import socket
-import struct
 from collections.abc import Iterator
 from typing import cast
 
-from tests.e2e.forward import Address, Forwarder, LoopThread, proxy_v2
+from tests.e2e.forward import Address, Forwarder, LoopThread, _linger_zero, proxy_v2
 from tests.e2e.namespaces import Namespace
 
 NOWHERE: Address = ("127.0.0.1", 0)
@@ -68,7 +67,7 @@ def test_who_comes_and_goes_with_a_reset_ends_nothing_else() -> None:
         async def come_and_go() -> None:
             """Nothing is accepted while this runs."""
             with socket.create_connection(here.address) as client:
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                _linger_zero(client)
 
         loop.run(come_and_go())
         with socket.create_connection(here.address, timeout=10) as client:
